@@ -1,0 +1,1 @@
+"""What billing knows: pure rules, standard library only; no clock, network, randomness or logging."""

@@ -1,0 +1,1 @@
+"""What the system stands on: one third-party client per module."""

@@ -1,0 +1,1 @@
+"""The embedded stack: Kafka, Postgres and Valkey without Docker."""

@@ -1,0 +1,1 @@
+"""What can be read: tables, how events change them, and the queries over them."""

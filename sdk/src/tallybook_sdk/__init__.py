@@ -1,0 +1,1 @@
+"""Send usage to Tallybook and read entitlements from it."""

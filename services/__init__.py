@@ -1,0 +1,1 @@
+"""Where things run: one module per process, and the command line."""
