@@ -1,0 +1,297 @@
+"""An invoice: issued once for each run, numbered, and never changed.
+
+    (absent) --SubscriptionActivated / BillingPeriodClosed--> Awaited --IssueInvoice--> Open --payment--> Paid
+                                                                            |
+                                                                            +-- nothing due --> Paid
+
+The order of SEMANTICS 23: lines, coupons, tax, credit. The number is given here, at finalization, so that
+numbers have no gaps (SEMANTICS 24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from billing.discount import Coupon, discounts
+from billing.errors import CorruptHistory, Rejected
+from billing.ids import CustomerId, InvoiceId, SubscriptionId
+from billing.invoicing import BillingRun, LineKind, RatedLine
+from billing.ledger import Account, Posting, entry
+from billing.money import Money
+from billing.tax import TaxAmount, taxes
+
+SERIES = "invoice"  # one gapless series of numbers per tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueInvoice:
+    """Issue the invoice of a run with its rated lines."""
+
+    invoice_id: InvoiceId
+    """The invoice, named by the run."""
+    lines: tuple[RatedLine, ...]
+    """What the run's usage and fees amount to."""
+
+
+Command = IssueInvoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceLine:
+    """One line of an issued invoice."""
+
+    rated: RatedLine
+    """What is billed, before discounts."""
+    discount: Money
+    """What coupons take off this line; zero or above for a positive line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceDiscount:
+    """What one coupon took off an invoice."""
+
+    coupon: str
+    """Its code."""
+    amount: Money
+    """Above zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceFinalized:
+    """An invoice was issued. It never changes."""
+
+    invoice_id: InvoiceId
+    """The invoice."""
+    number: str
+    """Gapless per tenant, with the tenant's prefix."""
+    serial: int
+    """1, 2, 3, ... in the tenant's series of invoices."""
+    subscription_id: SubscriptionId
+    """The subscription that is billed."""
+    customer_id: CustomerId
+    """Who pays."""
+    run: BillingRun
+    """Every input of the invoice but the quantities."""
+    lines: tuple[InvoiceLine, ...]
+    """What is billed."""
+    discounts: tuple[InvoiceDiscount, ...]
+    """What coupons took off."""
+    taxes: tuple[TaxAmount, ...]
+    """Tax by rate, each rounded once."""
+    subtotal: Money
+    """Sum of the lines."""
+    discount: Money
+    """Sum of the discounts."""
+    tax: Money
+    """Sum of the taxes that are charged on top."""
+    total: Money
+    """Subtotal less discounts plus tax."""
+    credit_applied: Money
+    """What the customer's credit pays of it."""
+    amount_due: Money
+    """What remains to be paid; zero for a negative total."""
+    issued_at: datetime
+    """When, by the tenant's clock."""
+    due_at: datetime
+    """When payment falls due."""
+    seller: str
+    """The tenant's legal name."""
+    postings: tuple[Posting, ...]
+    """The journal entry; sums to zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoicePaid:
+    """Nothing of an invoice is due any more."""
+
+    invoice_id: InvoiceId
+    """The invoice."""
+    customer_id: CustomerId
+    """Who paid."""
+    amount: Money
+    """What a payment provider or a person paid; zero if nothing was due."""
+    paid_at: datetime
+    """When, by the tenant's clock."""
+    postings: tuple[Posting, ...] = ()
+    """The journal entry; empty if nothing was paid."""
+
+
+Event = InvoiceFinalized | InvoicePaid
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A run was fixed; its usage is being rated."""
+
+    run: BillingRun
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Issued and to be paid."""
+
+    customer_id: CustomerId
+    amount_due: Money
+    fees: tuple[tuple[str, Money], ...]
+    """Net amount billed per charge for fees in advance, for the credit of unused time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """Settled."""
+
+    customer_id: CustomerId
+    fees: tuple[tuple[str, Money], ...]
+
+
+State = Awaited | Open | Paid
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the tenant and the customer bring to an invoice at the moment of issue."""
+
+    seller: str
+    serial: int
+    number: str
+    coupons: tuple[Coupon, ...]
+    credit: Money
+    now: datetime
+    payment_terms_days: int
+
+
+def issue(state: State | None, command: IssueInvoice, terms: Terms) -> Sequence[Event]:
+    """The facts that follow from issuing; none if the invoice is already issued.
+
+    Raises:
+        Rejected: no run waits for this invoice, or a line has another currency than the run.
+    """
+    match state:
+        case Open() | Paid():
+            return []
+        case Awaited(run=run):
+            _check_lines(command.lines, run)
+            finalized = _finalized(run, command.lines, terms)
+            if finalized.amount_due.minor:
+                return [finalized]
+            return [finalized, _paid_without_payment(finalized)]
+        case _:
+            raise Rejected("unknown_invoice", f"no run waits for invoice {command.invoice_id!r}", field="invoice_id")
+
+
+def evolve(state: State | None, event: Event) -> State:
+    """The state after `event`. Total over recorded histories; decides nothing."""
+    match state, event:
+        case Awaited(), InvoiceFinalized() as e:
+            return Open(e.customer_id, e.amount_due, _net_fees(e))
+        case Open(customer_id=customer, fees=fees), InvoicePaid():
+            return Paid(customer, fees)
+        case _:
+            raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
+
+
+def paid(state: Open, invoice: InvoiceId, now: datetime) -> InvoicePaid:
+    """The fact that an open invoice was paid in full."""
+    return InvoicePaid(
+        invoice_id=invoice,
+        customer_id=state.customer_id,
+        amount=state.amount_due,
+        paid_at=now,
+        postings=entry((Account.CASH, state.amount_due), (Account.RECEIVABLE, -state.amount_due)),
+    )
+
+
+def _check_lines(lines: Sequence[RatedLine], run: BillingRun) -> None:
+    for index, line in enumerate(lines):
+        if line.amount.currency != run.currency:
+            raise Rejected(
+                "currency_mismatch",
+                f"{line.amount.currency} on an invoice in {run.currency}",
+                field=f"lines[{index}].amount",
+            )
+
+
+def _finalized(run: BillingRun, lines: tuple[RatedLine, ...], terms: Terms) -> InvoiceFinalized:
+    zero = Money.zero(run.currency)
+    amounts = [line.amount for line in lines]
+    taken = discounts(terms.coupons, amounts)
+    per_line = [sum((each.amounts[i] for each in taken), zero) for i in range(len(lines))]
+    net = [amount - off for amount, off in zip(amounts, per_line, strict=True)]
+    charged = taxes(run.taxes, net, run.currency)
+    subtotal = sum(amounts, zero)
+    discount = sum(per_line, zero)
+    tax = sum((each.amount for each in charged if not each.rate.inclusive), zero)
+    total = subtotal - discount + tax
+    credit_applied = min(terms.credit, total) if total.minor > 0 else zero
+    amount_due = total - credit_applied if total.minor > 0 else zero
+    return InvoiceFinalized(
+        invoice_id=run.invoice_id,
+        number=terms.number,
+        serial=terms.serial,
+        subscription_id=run.subscription_id,
+        customer_id=run.customer_id,
+        run=run,
+        lines=tuple(InvoiceLine(rated=line, discount=off) for line, off in zip(lines, per_line, strict=True)),
+        discounts=tuple(
+            InvoiceDiscount(coupon=each.coupon.code, amount=sum(each.amounts, zero))
+            for each in taken
+            if sum(each.amounts, zero).minor
+        ),
+        taxes=charged,
+        subtotal=subtotal,
+        discount=discount,
+        tax=tax,
+        total=total,
+        credit_applied=credit_applied,
+        amount_due=amount_due,
+        issued_at=terms.now,
+        due_at=terms.now + timedelta(days=terms.payment_terms_days),
+        seller=terms.seller,
+        postings=_postings(lines, net, charged, total, credit_applied),
+    )
+
+
+def _postings(
+    lines: Sequence[RatedLine],
+    net: Sequence[Money],
+    charged: Sequence[TaxAmount],
+    total: Money,
+    credit_applied: Money,
+) -> tuple[Posting, ...]:
+    """Revenue for what was used, deferred revenue for fees in advance, tax, and who owes the total."""
+    sides: list[tuple[Account, Money]] = []
+    inclusive = [each for each in charged if each.rate.inclusive]
+    for line, amount in zip(lines, net, strict=True):
+        deferred = line.kind in (LineKind.FEE, LineKind.UNUSED_FEE)
+        sides.append((Account.DEFERRED_REVENUE if deferred else Account.REVENUE, -amount))
+    # Tax that is inside the prices was counted as revenue above: move it.
+    sides += [(Account.REVENUE, each.amount) for each in inclusive]
+    sides += [(Account.TAX_PAYABLE, -each.amount) for each in charged]
+    if total.minor < 0:
+        sides.append((Account.CUSTOMER_CREDIT, total))
+    else:
+        sides.append((Account.RECEIVABLE, total - credit_applied))
+        sides.append((Account.CUSTOMER_CREDIT, credit_applied))
+    return entry(*sides)
+
+
+def _paid_without_payment(finalized: InvoiceFinalized) -> InvoicePaid:
+    """A total of zero or below is settled without asking a provider (SEMANTICS 26)."""
+    return InvoicePaid(
+        invoice_id=finalized.invoice_id,
+        customer_id=finalized.customer_id,
+        amount=finalized.amount_due,
+        paid_at=finalized.issued_at,
+    )
+
+
+def _net_fees(event: InvoiceFinalized) -> tuple[tuple[str, Money], ...]:
+    return tuple(
+        (line.rated.charge, line.rated.amount - line.discount)
+        for line in event.lines
+        if line.rated.kind is LineKind.FEE and event.run.advance and line.rated.period == event.run.advance.period
+    )
+
+

@@ -1,0 +1,65 @@
+"""Every command and event there is, by name; one Avro record each."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from billing import catalog, customer, invoice, payment, subscription, tenant
+from billing.envelope import CommandResult
+from billing.metering import RejectedUsage, UsageBatch, UsageControl
+
+COMMANDS: Final[dict[str, type[Any]]] = {
+    each.__name__: each
+    for each in (
+        tenant.RegisterTenant,
+        tenant.AdvanceClock,
+        catalog.PublishPriceBook,
+        customer.CreateCustomer,
+        customer.AttachPaymentMethod,
+        customer.RedeemCoupon,
+        subscription.CreateSubscription,
+        subscription.ActivateSubscription,
+        subscription.CloseBillingPeriod,
+        subscription.CancelSubscription,
+        invoice.IssueInvoice,
+        payment.StartPaymentAttempt,
+        payment.RecordPaymentSuccess,
+        payment.RecordPaymentDecline,
+        payment.RecordPaymentUnknown,
+        payment.RecordManualPayment,
+    )
+}
+
+EVENTS: Final[dict[str, type[Any]]] = {
+    each.__name__: each
+    for each in (
+        tenant.TenantRegistered,
+        tenant.ClockAdvanced,
+        catalog.PriceBookPublished,
+        customer.CustomerCreated,
+        customer.PaymentMethodAttached,
+        customer.CouponRedeemed,
+        customer.CustomerCredited,
+        subscription.SubscriptionCreated,
+        subscription.SubscriptionActivated,
+        subscription.BillingPeriodClosed,
+        subscription.SubscriptionCanceled,
+        subscription.SubscriptionEnded,
+        invoice.InvoiceFinalized,
+        invoice.InvoicePaid,
+        payment.PaymentDue,
+        payment.PaymentAttemptStarted,
+        payment.PaymentSucceeded,
+        payment.PaymentDeclined,
+        payment.PaymentOutcomeUnknown,
+        payment.DunningExhausted,
+    )
+}
+
+STREAMS: Final[dict[str, tuple[type[Any], ...]]] = {
+    "commands": tuple(COMMANDS.values()),
+    "events": tuple(EVENTS.values()),
+    "results": (CommandResult,),
+    "usage": (UsageBatch, UsageControl),
+    "rejected": (RejectedUsage,),
+}

@@ -1,0 +1,259 @@
+"""Metering: what a usage event is, which meters it feeds, and with which value.
+
+An event is identified by (tenant, source, id). It feeds every meter of the tenant whose event type is
+its own and whose filters it passes; SEMANTICS 13 to 17 and the order of steps in 14.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+
+from billing.errors import Rejected
+from billing.ids import TenantId
+from billing.tenant import UsageBounds
+
+ID_LENGTH_MAX = 128
+TEXT_LENGTH_MAX = 256  # of a property; longer values are documents, not dimensions
+DIGITS_MAX = 26  # before the point; with 12 after it a value fits decimal(38, 12), the log's own limit
+SCALE_MAX = 12
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z", re.ASCII)
+
+
+class Aggregation(StrEnum):
+    """How a meter turns events into a quantity; all exact (SEMANTICS 15)."""
+
+    COUNT = "count"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    LATEST = "latest"
+    UNIQUE = "unique"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Lets an event through if its property has one of the values."""
+
+    property: str
+    """Name of the event's property."""
+    values: tuple[str, ...]
+    """Allowed values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """Measures one kind of usage."""
+
+    key: str
+    """Unique in the tenant; charges and entitlements refer to it."""
+    event_type: str
+    """Type of the events that feed it."""
+    aggregation: Aggregation = Aggregation.COUNT
+    """How events become a quantity."""
+    value: str | None = None
+    """Property that holds the number (sum, max, min, latest) or the thing counted (unique); null for count."""
+    dimensions: tuple[str, ...] = ()
+    """Properties by which the quantity can be split, in order."""
+    filters: tuple[Filter, ...] = ()
+    """Conditions, all of which an event must meet to be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent:
+    """Something a customer used, as the producer reports it."""
+
+    id: str
+    """Unique per tenant and source; a repetition with the same content is a duplicate."""
+    source: str
+    """The producer, such as a service's name."""
+    type: str
+    """What happened; meters choose by it."""
+    customer: str
+    """Customer id of who used it."""
+    time: datetime
+    """When it was used (UTC)."""
+    properties: Mapping[str, str]
+    """Details; numbers as decimal text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageBatch:
+    """One record on the usage log: one event or many of one tenant."""
+
+    tenant: TenantId
+    """The tenant whose customers used something."""
+    events: tuple[UsageEvent, ...]
+    """At least one event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageControl:
+    """A tenant's meter set and bounds, effective from this record's position in every usage partition on."""
+
+    tenant: TenantId
+    """The tenant."""
+    version: int
+    """Sequence of the tenant event that it publishes; a record with a version not above the last one changes nothing."""
+    meters: tuple[Meter, ...]
+    """All meters of the tenant."""
+    bounds: UsageBounds
+    """Which event times are accepted."""
+    clock: datetime | None = None
+    """Present of the tenant's test clock, against which bounds are judged; null: the broker's append time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedUsage:
+    """Usage that could not be accepted, with the reason and the original bytes."""
+
+    tenant: TenantId | None = None
+    """The tenant, or null where the record does not tell."""
+    reason: str
+    """Stable code of the reason."""
+    detail: str
+    """What is wrong and what is allowed."""
+    field: str = ""
+    """Path of the offending field, or empty."""
+    topic: str
+    """Topic of the refused record."""
+    partition: int
+    """Partition of the refused record."""
+    offset: int
+    """Offset of the refused record."""
+    index: int | None = None
+    """Place of the refused event in its batch; null if the whole record was refused."""
+    source: str | None = None
+    """Source of the event, as far as it could be read."""
+    id: str | None = None
+    """Id of the event, as far as it could be read."""
+    original: bytes
+    """Value of the refused record as it was, or the Avro record of the one refused event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a meter measured for one customer and span: the input of rating."""
+
+    total: Decimal
+    """The aggregate over all dimensions."""
+    cells: tuple[tuple[tuple[str, ...], Decimal], ...] = ()
+    """The aggregate per combination of dimension values, sorted."""
+    transactions: tuple[Decimal, ...] = ()
+    """Value of each event in order of time, for prices per transaction."""
+    events: int = 0
+    """Number of events."""
+
+
+NOTHING = Measured(Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one event contributes to one meter."""
+
+    meter: str
+    dimensions: tuple[str, ...]
+    number: Decimal | None
+    """The value to sum or compare; None for unique."""
+    text: str | None
+    """The thing counted; None unless unique."""
+
+
+def check_event(event: UsageEvent, bounds: UsageBounds, present: datetime) -> None:
+    """Refuse an event that no meter set could accept, before looking at meters.
+
+    Raises:
+        Rejected: naming the field and what is allowed.
+    """
+    for name, value in (("id", event.id), ("source", event.source), ("type", event.type), ("customer", event.customer)):
+        if not 0 < len(value) <= ID_LENGTH_MAX or not value.isprintable():
+            raise Rejected(f"invalid_{name}", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", field=name)
+    oldest = present - timedelta(days=bounds.oldest_days)
+    if event.time < oldest:
+        raise Rejected("too_late", f"{event.time} is before {oldest}, the oldest time accepted", field="time")
+    newest = present + timedelta(minutes=bounds.ahead_minutes)
+    if event.time > newest:
+        raise Rejected("in_future", f"{event.time} is after {newest}, the latest time accepted", field="time")
+    for name, value in event.properties.items():
+        if len(value) > TEXT_LENGTH_MAX or "\0" in value:
+            raise Rejected(
+                "invalid_text", f"allowed are up to {TEXT_LENGTH_MAX} characters without NUL", field=f"properties.{name}"
+            )
+
+
+def readings(event: UsageEvent, meters: Sequence[Meter]) -> list[Reading]:
+    """What `event` contributes to each of the tenant's `meters`; empty if filters leave none.
+
+    Raises:
+        Rejected: no meter takes the event's type, or a value is missing, not a number, or negative.
+    """
+    candidates = [meter for meter in meters if meter.event_type == event.type]
+    if not candidates:
+        known = ", ".join(sorted({meter.event_type for meter in meters})) or "none"
+        raise Rejected("unknown_meter", f"no meter takes events of type {event.type!r}; known: {known}", field="type")
+    return [read(meter, event) for meter in candidates if passes(meter.filters, event.properties)]
+
+
+def passes(filters: Iterable[Filter], properties: Mapping[str, str]) -> bool:
+    """Whether an event with `properties` meets all `filters`."""
+    return all(properties.get(each.property) in each.values for each in filters)
+
+
+def read(meter: Meter, event: UsageEvent) -> Reading:
+    """What `event` contributes to `meter`, whose type and filters it meets."""
+    dimensions = tuple(event.properties.get(name, "") for name in meter.dimensions)
+    if meter.aggregation is Aggregation.COUNT:
+        return Reading(meter.key, dimensions, Decimal(1), None)
+    assert meter.value is not None
+    value = event.properties.get(meter.value)
+    if meter.aggregation is Aggregation.UNIQUE:
+        # A missing or empty value is no thing to count: the event is accepted and adds nothing.
+        return Reading(meter.key, dimensions, None, value or None)
+    if value is None:
+        raise Rejected("missing_value", f"meter {meter.key!r} needs it as a number", field=f"properties.{meter.value}")
+    return Reading(meter.key, dimensions, number(value, f"properties.{meter.value}"), None)
+
+
+def number(text: str, field: str) -> Decimal:
+    """`text` as an exact decimal of 0 or more with at most 26 digits before and 12 after the point.
+
+    Raises:
+        Rejected: naming `field`.
+    """
+    if not _DECIMAL.match(text):
+        raise Rejected("invalid_decimal", f"{text[:40]!r} is not a plain decimal such as 12 or 0.5", field=field)
+    try:
+        value = Decimal(text)
+    except InvalidOperation as e:
+        raise Rejected("invalid_decimal", f"{text[:40]!r} is not a number", field=field) from e
+    if value < 0:
+        raise Rejected("out_of_range", f"{text[:40]} is negative; allowed is 0 or more", field=field)
+    whole, _, decimals = text.partition(".")
+    if len(whole) > DIGITS_MAX or len(decimals) > SCALE_MAX:
+        raise Rejected(
+            "out_of_range", f"allowed are {DIGITS_MAX} digits before and {SCALE_MAX} after the point", field=field
+        )
+    return value
+
+
+def check_meter(meter: Meter, path: str) -> None:
+    """Refuse a meter definition that could not measure.
+
+    Raises:
+        Rejected: naming the field under `path`.
+    """
+    if not meter.key:
+        raise Rejected("missing", "a meter needs a key", field=f"{path}.key")
+    if not meter.event_type:
+        raise Rejected("missing", "a meter needs the type of the events that feed it", field=f"{path}.event_type")
+    if meter.aggregation is Aggregation.COUNT and meter.value is not None:
+        raise Rejected("unexpected", "a count has no value property", field=f"{path}.value")
+    if meter.aggregation is not Aggregation.COUNT and not meter.value:
+        raise Rejected("missing", f"{meter.aggregation} needs the property to take", field=f"{path}.value")
+    if len(set(meter.dimensions)) != len(meter.dimensions):
+        raise Rejected("duplicate", "a dimension is named twice", field=f"{path}.dimensions")

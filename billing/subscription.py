@@ -1,0 +1,315 @@
+"""A subscription: a customer on a plan, billed period by period.
+
+    (absent) --CreateSubscription--> Scheduled --ActivateSubscription--> Active --CloseBillingPeriod--> Active ...
+                                         |                                  |
+                                         +--CancelSubscription--> Ended     +--CancelSubscription--> Active until
+                                                                                ends_at --CloseBillingPeriod--> Ended
+
+Every boundary is a stored instant: `starts_at` of a scheduled subscription, the end of the current period of an
+active one. Whoever asks what is due compares it with the tenant's clock (SEMANTICS 10).
+
+    starts_at        calendar month
+        |- period 1 -|---- period 2 ----|---- period 3 ----|
+        ^ invoice:   ^ invoice:         ^ invoice:
+          fee 1        usage 1 + fee 2    usage 2 + fee 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from billing.errors import CorruptHistory, Rejected
+from billing.ids import CustomerId, SubscriptionId
+from billing.invoicing import BilledSpan, BillingRun, Cut, LatePeriod, PartitionPosition
+from billing.period import Alignment, Cadence, Period, full_period
+
+LATE_PERIODS = 13  # closed periods in which late usage is still looked for: 13 months, the retention of the usage log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSubscription:
+    """Put a customer on a plan."""
+
+    subscription_id: SubscriptionId
+    """Chosen by the tenant."""
+    customer_id: CustomerId
+    """Who pays."""
+    plan: str
+    """Key of a plan in the price book in force at the start."""
+    starts_at: datetime | None = None
+    """From when it bills; null means now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivateSubscription:
+    """Start a scheduled subscription whose time has come."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseBillingPeriod:
+    """Close the current period at its end, with the usage that the log holds by now."""
+
+    OBSERVED = ("positions",)
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    period_end: datetime
+    """End of the period that is meant; another one is refused."""
+    positions: tuple[PartitionPosition, ...]
+    """End of each of the tenant's usage partitions, read after the period ended; observed, not part of the wish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelSubscription:
+    """End a subscription, with its current period or at once."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    at_period_end: bool = True
+    """False ends it now: the unused part of fees paid in advance is credited."""
+
+
+Command = CreateSubscription | ActivateSubscription | CloseBillingPeriod | CancelSubscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionCreated:
+    """A customer was put on a plan."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    plan: str
+    """Key of the plan."""
+    price_book_version: int
+    """Version of the price book under which it is billed."""
+    currency: str
+    """ISO 4217 code of its prices."""
+    starts_at: datetime
+    """From when it bills (UTC)."""
+    zone: str
+    """IANA zone of its boundaries."""
+    anchor: str
+    """Local date-time, ISO 8601 without offset, from which every period is computed."""
+    interval: str
+    """Length of a period, ISO 8601 duration."""
+    alignment: Alignment = Alignment.CALENDAR
+    """Whether periods start with the calendar or on the anniversary."""
+
+    @property
+    def cadence(self) -> Cadence:
+        """The rule that gives its periods."""
+        return Cadence(
+            zone=self.zone,
+            anchor=datetime.fromisoformat(self.anchor),
+            interval=self.interval,
+            alignment=self.alignment,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionActivated:
+    """A subscription began to bill."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    activated_at: datetime
+    """Its start (UTC)."""
+    span: BilledSpan
+    """The first period."""
+    run: BillingRun | None = None
+    """The invoice to be made for fees in advance; null if the plan has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillingPeriodClosed:
+    """A period was closed: what its invoice is made of can no longer change."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    span: BilledSpan
+    """The closed period."""
+    next: BilledSpan | None = None
+    """The period that began at its end; null if the subscription ended with it."""
+    run: BillingRun
+    """The invoice to be made, with every input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionCanceled:
+    """A subscription is to end."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    ends_at: datetime
+    """When (UTC)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionEnded:
+    """A subscription ended."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    ended_at: datetime
+    """When (UTC)."""
+
+
+Event = SubscriptionCreated | SubscriptionActivated | BillingPeriodClosed | SubscriptionCanceled | SubscriptionEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """Waits for its start."""
+
+    terms: SubscriptionCreated
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Bills."""
+
+    terms: SubscriptionCreated
+    current: BilledSpan
+    prepaid: BillingRun | None
+    """The run that billed the fees in advance of the current period."""
+    late: tuple[LatePeriod, ...] = ()
+    """Closed periods in which late usage is still looked for, and up to where each was billed."""
+    ends_at: datetime | None = None
+
+    @property
+    def boundary(self) -> datetime:
+        """When the current period is to be closed."""
+        return min(self.current.period.end, self.ends_at or self.current.period.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Bills no more."""
+
+    terms: SubscriptionCreated
+    late: tuple[LatePeriod, ...] = ()
+
+
+State = Absent | Scheduled | Active | Ended
+initial = Absent()
+
+
+def created(command: CreateSubscription, *, plan: str, version: int, currency: str, interval: str,
+            alignment: Alignment, zone: str, starts_at: datetime) -> SubscriptionCreated:
+    """The fact that `command` asks for, under the terms of a plan."""
+    from zoneinfo import ZoneInfo
+
+    return SubscriptionCreated(
+        subscription_id=command.subscription_id,
+        customer_id=command.customer_id,
+        plan=plan,
+        price_book_version=version,
+        currency=currency,
+        starts_at=starts_at,
+        zone=zone,
+        anchor=starts_at.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(),
+        interval=interval,
+        alignment=alignment,
+    )
+
+
+def first_span(terms: SubscriptionCreated) -> BilledSpan:
+    """The first period, from the start to the first boundary, and the full period it is part of."""
+    whole = full_period(terms.cadence, terms.starts_at)
+    return BilledSpan(period=Period(terms.starts_at, whole.end), whole=whole)
+
+
+def span_after(terms: SubscriptionCreated, span: BilledSpan) -> BilledSpan:
+    """The period that begins where `span` ends."""
+    whole = full_period(terms.cadence, span.period.end)
+    return BilledSpan(period=Period(span.period.end, whole.end), whole=whole)
+
+
+def late_after(state: Active, closed: BilledSpan, cut: Cut) -> tuple[LatePeriod, ...]:
+    """The periods to look for late usage in once `closed` is billed up to `cut`."""
+    earlier = tuple(replace(each, since=cut.positions) for each in state.late)
+    newest = LatePeriod(
+        span=closed, plan=state.terms.plan, price_book_version=state.terms.price_book_version, since=cut.positions
+    )
+    return (*earlier, newest)[-LATE_PERIODS:]
+
+
+def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence[Event]:
+    """The facts that follow from a cancellation; none if it is already to end then.
+
+    Raises:
+        Rejected: there is no such subscription.
+    """
+    match state:
+        case Scheduled(terms=terms):
+            ids = {"subscription_id": terms.subscription_id, "customer_id": terms.customer_id}
+            return [SubscriptionCanceled(**ids, ends_at=now), SubscriptionEnded(**ids, ended_at=now)]
+        case Active(terms=terms) as s:
+            ends_at = s.current.period.end if command.at_period_end else max(now, s.current.period.start)
+            if s.ends_at is not None and s.ends_at <= ends_at:
+                return []
+            return [
+                SubscriptionCanceled(
+                    subscription_id=terms.subscription_id, customer_id=terms.customer_id, ends_at=ends_at
+                )
+            ]
+        case Ended():
+            return []
+        case _:
+            raise Rejected(
+                "unknown_subscription", f"there is no subscription {command.subscription_id!r}", field="subscription_id"
+            )
+
+
+def evolve(state: State, event: Event) -> State:
+    """The state after `event`. Total over recorded histories; decides nothing."""
+    match state, event:
+        case Absent(), SubscriptionCreated():
+            return Scheduled(event)
+        case Scheduled(terms=terms), SubscriptionActivated() as e:
+            return Active(terms, e.span, prepaid=e.run)
+        case Active() as s, BillingPeriodClosed(next=BilledSpan() as following) as e:
+            return replace(s, current=following, prepaid=e.run, late=late_after(s, e.span, e.run.cut))
+        case Active() as s, BillingPeriodClosed() as e:
+            return replace(s, late=late_after(s, e.span, e.run.cut))
+        case Active() as s, SubscriptionCanceled(ends_at=ends_at):
+            return replace(s, ends_at=ends_at)
+        case Scheduled() as s, SubscriptionCanceled():
+            return s
+        case Scheduled(terms=terms), SubscriptionEnded():
+            return Ended(terms)
+        case Active(terms=terms, late=late), SubscriptionEnded():
+            return Ended(terms, late)
+        case _:
+            raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
+
+
+def utc(instant: datetime) -> datetime:
+    """`instant` in UTC.
+
+    Raises:
+        Rejected: it has no offset.
+    """
+    if instant.tzinfo is None:
+        raise Rejected("invalid_time", "a time needs an offset, such as 2026-02-01T00:00:00Z", field="starts_at")
+    return instant.astimezone(UTC)
