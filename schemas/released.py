@@ -1,0 +1,83 @@
+"""The released schemas: `avro/<stream>/<Record>.<n>.avsc`, files that never change once released."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "avro"
+_LOGICAL = ("doc", "logicalType", "precision", "scale")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Released:
+    """One version of one record's schema."""
+
+    stream: str
+    """Folder it lies in: `commands`, `events`, `results`, `usage` or `rejected`."""
+    record: str
+    """Name of the message, such as `InvoiceFinalized`."""
+    version: int
+    """1, 2, 3, ... without gaps."""
+    schema: dict[str, Any]
+    """As the file has it."""
+
+    @property
+    def full_name(self) -> str:
+        """Namespace and name; also the CloudEvents type."""
+        return f"{self.schema['namespace']}.{self.record}"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.record}.{self.version}.avsc"
+
+
+def load(folder: Path = FOLDER) -> tuple[Released, ...]:
+    """Every released schema, by stream, record and version.
+
+    Raises:
+        ValueError: a file's name and content disagree, or a version is missing.
+    """
+    found = sorted((_read(path) for path in folder.glob("*/*.avsc")), key=lambda r: (r.stream, r.record, r.version))
+    for before, after in zip([None, *found], found, strict=False):
+        follows = before is not None and (before.stream, before.record) == (after.stream, after.record)
+        if after.version != (before.version + 1 if before is not None and follows else 1):
+            raise ValueError(f"{after.stream}/{after.file_name}: a version before it is missing")
+    return tuple(found)
+
+
+@cache
+def bundled() -> tuple[Released, ...]:
+    """The schemas that came with this program."""
+    return load()
+
+
+def newest(versions: tuple[Released, ...]) -> dict[str, Released]:
+    """The latest version of each record, by its full name."""
+    return {each.full_name: each for each in versions}  # sorted by version: the last one stays
+
+
+def raw_schema(schema: Any) -> Any:
+    """`schema` without docs and logical types: what raw records are written and read with."""
+    if isinstance(schema, list):
+        return [raw_schema(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    stripped = {key: value for key, value in schema.items() if key not in _LOGICAL}
+    for key in ("type", "items", "values"):
+        if key in stripped:
+            stripped[key] = raw_schema(stripped[key])
+    if "fields" in stripped:
+        stripped["fields"] = [raw_schema(each) for each in stripped["fields"]]
+    return stripped
+
+
+def _read(path: Path) -> Released:
+    record, version, _ = path.name.split(".")
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    if schema["name"] != record or schema["namespace"].rsplit(".", 1)[-1] != path.parent.name:
+        raise ValueError(f"{path}: holds {schema['namespace']}.{schema['name']}")
+    return Released(path.parent.name, record, int(version), schema)
