@@ -1,1 +1,1 @@
-"""What can be read: tables, how events change them, and the queries over them."""
+"""What can be read: tables that follow from the logs and nothing else. They are rebuilt, never migrated."""
