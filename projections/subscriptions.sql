@@ -1,0 +1,30 @@
+-- A customer on a plan, with its current period and the instant at which something is next to be done about it.
+CREATE TABLE subscriptions (
+    tenant_id           text         NOT NULL,
+    subscription_id     text         NOT NULL,
+    customer_id         text         NOT NULL,
+    plan                text         NOT NULL,
+    price_book_version  integer      NOT NULL,
+    currency            char(3)      NOT NULL,
+    status              text         NOT NULL CHECK (status IN ('scheduled', 'active', 'ended')),
+    zone                text         NOT NULL,
+    anchor              text         NOT NULL,  -- local date-time without offset
+    interval            text         NOT NULL,  -- ISO 8601 duration
+    alignment           text         NOT NULL,
+    starts_at           timestamptz  NOT NULL,
+    period_start        timestamptz,            -- of the current period; NULL before the start
+    period_end          timestamptz,            -- exclusive
+    ends_at             timestamptz,            -- set by a cancellation
+    ended_at            timestamptz,
+    next_boundary       timestamptz,            -- activate then (scheduled), close then (active); NULL when ended
+    sequence            bigint       NOT NULL,  -- of the subscription's last event
+    PRIMARY KEY (tenant_id, subscription_id),
+    CHECK ((status = 'ended') = (next_boundary IS NULL))
+);
+
+CREATE INDEX subscriptions_due
+    ON subscriptions (tenant_id, next_boundary)
+ WHERE next_boundary IS NOT NULL;
+
+CREATE INDEX subscriptions_of_customer
+    ON subscriptions (tenant_id, customer_id, subscription_id);
