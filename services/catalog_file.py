@@ -1,0 +1,229 @@
+"""The catalogue as code: one YAML or JSON file with a tenant, its prices, its customers and their subscriptions.
+
+`read` checks everything that a file alone can show: the form of each field, every reference inside of the file, and
+whether the price book could bill. Faults name line and field. Prices are read exactly as written.
+
+    tenant:         who sells: name, currency, zone, taxes, bounds, policies, test_clock (local time)
+    meters:         what is measured
+    plans:          what is charged; `model` of a charge says how, told apart by `type`
+    coupons:        discounts
+    customers:      id, name, email, payment_method, coupons to redeem
+    subscriptions:  id, customer, plan, starts_at (local time in the tenant's zone)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, ValidationError
+
+from billing import tenant
+from billing.catalog import PublishPriceBook, check_price_book
+from billing.customer import PaymentMethod
+from billing.errors import Rejected
+from billing.tenant import Policies, RegisterTenant, UsageBounds
+from services.positioned_yaml import Document, Unreadable, load
+from services.shapes import Fault, LocalTime, Name, StrictModel, Text, faults, model_of, value_of
+
+_Book = model_of(PublishPriceBook)
+_Tenant = model_of(RegisterTenant)
+
+
+class TenantSection(StrictModel):
+    """Who sells."""
+
+    id: Name | None = None
+    name: Name
+    currency: Name
+    zone: Name
+    taxes: _Tenant.model_fields["taxes"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
+    bounds: model_of(UsageBounds) = Field(default_factory=UsageBounds)  # type: ignore[valid-type]
+    policies: model_of(Policies) = Field(default_factory=Policies)  # type: ignore[valid-type]
+    test_clock: LocalTime | None = None
+
+
+class CustomerSection(StrictModel):
+    """Who buys."""
+
+    id: Name
+    name: Text = ""
+    email: Text = ""
+    payment_method: model_of(PaymentMethod) = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
+    coupons: list[Name] = Field(default_factory=list)
+
+
+class SubscriptionSection(StrictModel):
+    """Who buys what, from when."""
+
+    id: Name
+    customer: Name
+    plan: Name
+    starts_at: LocalTime | None = None
+
+
+class CatalogSections(StrictModel):
+    """The whole file."""
+
+    tenant: TenantSection | None = None
+    meters: _Book.model_fields["meters"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
+    plans: _Book.model_fields["plans"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
+    coupons: _Book.model_fields["coupons"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
+    customers: list[CustomerSection] = Field(default_factory=list)
+    subscriptions: list[SubscriptionSection] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCustomer:
+    """A customer of the file, with what stays out of the log."""
+
+    id: str
+    name: str
+    email: str
+    payment_method: PaymentMethod
+    coupons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSubscription:
+    """A subscription of the file; `starts_at` is still a local time."""
+
+    id: str
+    customer: str
+    plan: str
+    starts_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogFile:
+    """What a file asks for."""
+
+    sha256: str
+    tenant_id: str | None
+    tenant: RegisterTenant | None
+    price_book: PublishPriceBook | None
+    customers: tuple[NamedCustomer, ...]
+    subscriptions: tuple[NamedSubscription, ...]
+
+
+class BadCatalog(Exception):
+    """The file cannot be applied; each fault has its line (1 is the first)."""
+
+    def __init__(self, found: Sequence[tuple[int, Fault]]) -> None:
+        super().__init__("; ".join(f"line {line}: {each.field}: {each.detail}" for line, each in found))
+        self.found = list(found)
+
+
+def read(content: bytes) -> CatalogFile:
+    """What `content` asks for.
+
+    Raises:
+        BadCatalog: with every fault that was found.
+    """
+    try:
+        document = load(content)
+    except Unreadable as e:
+        raise BadCatalog([(e.line, e.fault)]) from e
+    try:
+        sections = CatalogSections.model_validate(document.data)
+    except ValidationError as e:
+        raise _bad(document, faults(e, document.data)) from e
+    book = None
+    if sections.meters or sections.plans or sections.coupons:
+        book = value_of(PublishPriceBook, _Book.model_construct(
+            effective_at=None, meters=sections.meters, plans=sections.plans, coupons=sections.coupons
+        ))
+    found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
+    seller = _seller(sections.tenant, found)
+    if book is not None:
+        found += _refusals(lambda: check_price_book(book), "")
+        found += _references(sections, book)
+    if found:
+        raise _bad(document, found)
+    return CatalogFile(
+        sha256=hashlib.sha256(content).hexdigest(),
+        tenant_id=sections.tenant.id if sections.tenant else None,
+        tenant=seller,
+        price_book=book,
+        customers=tuple(_customer(each) for each in sections.customers),
+        subscriptions=tuple(
+            NamedSubscription(each.id, each.customer, each.plan, each.starts_at) for each in sections.subscriptions
+        ),
+    )
+
+
+def to_utc(local: datetime, zone: str) -> datetime:
+    """The instant at which the clocks of `zone` show `local`.
+
+    Raises:
+        Rejected: they never do (`nonexistent_local_time`), or do so twice (`ambiguous_local_time`).
+    """
+    here = ZoneInfo(zone)
+    first, second = (local.replace(tzinfo=here, fold=fold).astimezone(UTC) for fold in (0, 1))
+    shown = [at for at in (first, second) if at.astimezone(here).replace(tzinfo=None) == local]
+    if not shown:
+        raise Rejected("nonexistent_local_time", f"clocks in {zone} skip {local.isoformat(' ')}")
+    if first != second:
+        raise Rejected("ambiguous_local_time", f"clocks in {zone} show {local.isoformat(' ')} twice; choose another")
+    return first
+
+
+def _seller(section: TenantSection | None, found: list[Fault]) -> RegisterTenant | None:
+    if section is None:
+        return None
+    hints = RegisterTenant.__annotations__
+    assert "test_clock" in hints
+    made = value_of(RegisterTenant, section.model_copy(update={"test_clock": None}))
+    refused = _refusals(lambda: tenant.decide(tenant.initial, made), "tenant.")
+    found += refused
+    if section.test_clock is None or refused:
+        return made  # type: ignore[no-any-return]
+    try:
+        clock = to_utc(section.test_clock, section.zone)
+    except Rejected as e:
+        found.append(Fault(e.code, e.detail, "tenant.test_clock"))
+        return None
+    return value_of(RegisterTenant, section.model_copy(update={"test_clock": clock}))  # type: ignore[no-any-return]
+
+
+def _customer(section: CustomerSection) -> NamedCustomer:
+    method = value_of(PaymentMethod, section.payment_method)
+    return NamedCustomer(section.id, section.name, section.email, method, tuple(section.coupons))
+
+
+def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[Fault]:
+    """Plans and coupons that customers and subscriptions name are in the file: apply publishes exactly these."""
+    plans, coupons = [each.key for each in book.plans], [each.code for each in book.coupons]
+    for index, each in enumerate(sections.subscriptions):
+        if each.plan not in plans:
+            said = f"there is no plan {each.plan!r}; known: {', '.join(plans) or 'none'}"
+            yield Fault("unknown_plan", said, f"subscriptions[{index}].plan")
+    for index, buyer in enumerate(sections.customers):
+        for place, code in enumerate(buyer.coupons):
+            if code not in coupons:
+                said = f"there is no coupon {code!r}; known: {', '.join(coupons) or 'none'}"
+                yield Fault("unknown_coupon", said, f"customers[{index}].coupons[{place}]")
+
+
+def _unique(sections: Sequence[CustomerSection | SubscriptionSection], where: str) -> Iterable[Fault]:
+    seen: set[str] = set()
+    for index, each in enumerate(sections):
+        if each.id in seen:
+            yield Fault("duplicate", f"{each.id!r} stands there twice", f"{where}[{index}].id")
+        seen.add(each.id)
+
+
+def _refusals(check: Any, prefix: str) -> list[Fault]:
+    try:
+        check()
+    except Rejected as e:
+        return [Fault(e.code, e.detail, f"{prefix}{e.field}" if e.field else prefix.rstrip("."))]
+    return []
+
+
+def _bad(document: Document, found: Sequence[Fault]) -> BadCatalog:
+    return BadCatalog([(document.line(each.field), each) for each in found])

@@ -1,0 +1,53 @@
+"""What is known of a customer as a person: name and address, beside the log and erasable (promise 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infra.postgres import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Name and address of a customer; empty where not given."""
+
+    name: str = ""
+    email: str = ""
+
+
+def write(tx: Cursor, tenant: str, customer: str, profile: Profile) -> bool:
+    """Store `profile` as the customer's; False if it says the same already."""
+    done = tx.execute(
+        """
+        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email)
+        VALUES (%(tenant)s, %(customer)s, %(name)s, %(email)s)
+            ON CONFLICT (tenant_id, customer_id) DO UPDATE
+           SET name = EXCLUDED.name, email = EXCLUDED.email, written_at = now()
+         WHERE (customer_profile.name, customer_profile.email) IS DISTINCT FROM (EXCLUDED.name, EXCLUDED.email)
+        """,
+        {"tenant": tenant, "customer": customer, "name": profile.name, "email": profile.email},
+    )
+    return done.rowcount == 1
+
+
+def write_first(tx: Cursor, tenant: str, customer: str, profile: Profile) -> Profile:
+    """Store `profile` unless the customer has one; returns the one that is stored now."""
+    tx.execute(
+        """
+        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email)
+        VALUES (%s, %s, %s, %s)
+            ON CONFLICT (tenant_id, customer_id) DO NOTHING
+        """,
+        (tenant, customer, profile.name, profile.email),
+    )
+    return read(tx, tenant, [customer])[customer]
+
+
+def read(tx: Cursor, tenant: str, customers: Sequence[str]) -> dict[str, Profile]:
+    """The profiles of `customers`; one who has none is missing."""
+    rows = tx.execute(
+        "SELECT customer_id, name, email FROM app.customer_profile WHERE tenant_id = %s AND customer_id = ANY(%s)",
+        (tenant, list(customers)),
+    ).fetchall()
+    return {customer: Profile(name, email) for customer, name, email in rows}
