@@ -74,6 +74,8 @@ class RecordPaymentDecline:
 class RecordPaymentUnknown:
     """Tell that the provider's answer to an attempt was lost."""
 
+    OBSERVED = ("detail",)
+
     invoice_id: InvoiceId
     """The invoice."""
     attempt: int
