@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,28 @@ from schemas.compatibility import Problem, problems
 from schemas.declaration import schema_of
 from schemas.reference import reference
 from schemas.released import FOLDER, Released, load, newest
-from schemas.streams import declared
+from schemas.streams import Stream, declared
 
-ROOT = FOLDER.parents[1]
-GOLDEN = ROOT / "tests" / "golden" / "events"
-REFERENCE = ROOT / "docs" / "events.md"
+Declarations = Iterable[tuple[Stream, type]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Where a release is written: a checkout of the project."""
+
+    root: Path = FOLDER.parents[1]
+
+    @property
+    def schemas(self) -> Path:
+        return self.root / "schemas" / "avro"
+
+    @property
+    def golden(self) -> Path:
+        return self.root / "tests" / "golden" / "events"
+
+    @property
+    def reference(self) -> Path:
+        return self.root / "docs" / "events.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +54,32 @@ class Plan:
     problems: tuple[Problem, ...]
 
 
-def plan(*, unreleased: bool = False) -> Plan:
+def plan(tree: Tree, declarations: Declarations, *, unreleased: bool = False) -> Plan:
     """What has to be written for files and dataclasses to agree.
 
     Raises:
         TypeError: a dataclass cannot be a message; the error names class and field.
         ValueError: the files are not in order, or `unreleased` although a second version exists.
     """
-    before = () if unreleased else load()
-    if unreleased and any(each.version > 1 for each in load()):
+    before = () if unreleased else load(tree.schemas)
+    if unreleased and any(each.version > 1 for each in load(tree.schemas)):
         raise ValueError("a second version exists, so the first is released")
     latest = newest(before)
     after = list(before)
-    for stream, cls in declared():
+    for stream, cls in declarations:
         schema = schema_of(cls, stream.namespace, stream.meta)
         last = latest.get(f"{stream.namespace}.{cls.__name__}")
         if last is None or shape(last.schema) != shape(schema):
             after.append(Released(stream.name, cls.__name__, last.version + 1 if last else 1, schema))
     after.sort(key=lambda each: (each.stream, each.record, each.version))
-    writes = {FOLDER / each.stream / each.file_name: _text(each.schema) for each in after if each not in before}
+    writes = {tree.schemas / each.stream / each.file_name: _text(each.schema) for each in after if each not in before}
     for each in after:
-        golden = GOLDEN / f"{each.record}.{each.version}.hex"
+        golden = tree.golden / f"{each.record}.{each.version}.hex"
         if unreleased or not golden.exists():
             writes[golden] = _lines(framed_example(each.schema).hex())
-    writes[REFERENCE] = reference(tuple(newest(tuple(after)).values()))
+    writes[tree.reference] = reference(tuple(newest(tuple(after)).values()))
     writes = {path: text for path, text in writes.items() if not path.exists() or path.read_text("utf-8") != text}
-    return Plan(writes, _orphans(after), tuple(problems(after, fingerprint)))
+    return Plan(writes, _orphans(tree, after), tuple(problems(after, fingerprint)))
 
 
 def shape(schema: Any) -> Any:
@@ -90,26 +107,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument("--check", action="store_true", help="write nothing; fail if something would be written")
     group.add_argument("--unreleased", action="store_true", help="regenerate version 1 of everything")
     options = parser.parse_args(arguments)
-    what = plan(unreleased=options.unreleased)
+    tree = Tree()
+    what = plan(tree, declared(), unreleased=options.unreleased)
     for problem in what.problems:
         print(problem, file=sys.stderr)
     if what.problems:
         return 1
     for path in what.deletes:
-        print(f"delete {path.relative_to(ROOT)}")
+        print(f"delete {path.relative_to(tree.root)}")
     for path in what.writes:
-        print(f"write  {path.relative_to(ROOT)}")
+        print(f"write  {path.relative_to(tree.root)}")
     if options.check:
         return 1 if what.writes or what.deletes else 0
     carry_out(what)
     return 0
 
 
-def _orphans(after: Sequence[Released]) -> tuple[Path, ...]:
+def _orphans(tree: Tree, after: Sequence[Released]) -> tuple[Path, ...]:
     """Files of messages that are declared no more: they exist only before the first release."""
-    schemas = {FOLDER / each.stream / each.file_name for each in after}
-    goldens = {GOLDEN / f"{each.record}.{each.version}.hex" for each in after}
-    found = [*FOLDER.glob("*/*.avsc"), *GOLDEN.glob("*.hex")]
+    schemas = {tree.schemas / each.stream / each.file_name for each in after}
+    goldens = {tree.golden / f"{each.record}.{each.version}.hex" for each in after}
+    found = [*tree.schemas.glob("*/*.avsc"), *tree.golden.glob("*.hex")]
     return tuple(sorted(path for path in found if path not in schemas | goldens))
 
 
