@@ -22,6 +22,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 STARTS = {"YV": datetime(2013, 2, 14), "OO": datetime(2013, 3, 10, 12)}  # noqa: DTZ001  local wall-clock times
 NEW_YEAR = datetime(2013, 1, 1)  # noqa: DTZ001
 MONTHS = [datetime(2013 + month // 12, month % 12 + 1, 1) for month in range(13)]  # noqa: DTZ001
+FEBRUARY = datetime(2014, 2, 1)  # noqa: DTZ001  end of the last month that is billed in advance
 GATES = {"EWR": Fraction("3.10"), "JFK": Fraction("4.25"), "LGA": Fraction("5.05")}
 TAX = Fraction("8.875") / 100
 
@@ -57,8 +58,8 @@ def invoices(frame: pd.DataFrame) -> list[Total]:
             if number > 0:
                 begin = bounds[number - 1]
                 lines += arrears(own[(own["local"] >= begin) & (own["local"] < issued)], share(begin, issued))
-            if issued != MONTHS[-1]:
-                lines.append(cents(500 * share(issued, bounds[number + 1])))
+            following = bounds[number + 1] if number + 1 < len(bounds) else FEBRUARY
+            lines.append(cents(500 * share(issued, following)))
             discount = cents(Fraction(sum(lines), 1000)) if airline == "HA" and number < 3 else 0
             net = sum(lines) - discount
             totals.append(Total(str(airline), issued, net + cents(Fraction(net, 100) * TAX)))
@@ -87,7 +88,7 @@ def graduated(departures: int) -> Fraction:
 def share(begin: datetime, end: datetime) -> Fraction:
     """Elapsed seconds of [begin, end) over those of its calendar month."""
     month = begin.replace(day=1, hour=0)
-    following = next(bound for bound in MONTHS if bound > begin)
+    following = next(bound for bound in (*MONTHS, FEBRUARY) if bound > begin)
     return Fraction(elapsed(begin, end), elapsed(month, following))
 
 
