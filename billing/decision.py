@@ -188,40 +188,58 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
             return _collect(state, seller, command, now, wall)
 
 
-def envelopes(
+@dataclass(frozen=True, slots=True)
+class Chained:
+    """An event in its place, and the hash that the tenant's next event continues from."""
+
+    envelope: EventEnvelope
+    hash: bytes
+
+
+def chain(
     state: TenantState,
     decided: Sequence[Fact],
     cause: CommandEnvelope,
     payload_hash: bytes,
     wall: datetime,
     hash_of: Callable[[EventEnvelope], bytes],
-) -> list[EventEnvelope]:
-    """Give the facts their places in the tenant's order and chain, and record them in `state`."""
-    made = []
-    for fact in decided:
-        seller = state.tenant
-        sequence = state.sequence + 1
+) -> list[Chained]:
+    """Give the facts their places in the tenant's order and chain. `state` is as before: `record` changes it."""
+    seller = state.tenant
+    occurred_at = seller.now(wall) if isinstance(seller, tenant.Registered) else wall
+    previous = state.last_hash
+    versions: dict[str, int] = {}
+    made: list[Chained] = []
+    for sequence, fact in enumerate(decided, state.sequence + 1):
+        version = versions.get(fact.aggregate_id, state.versions.get(fact.aggregate_id, 0)) + 1
+        versions[fact.aggregate_id] = version
         meta = EventMeta(
             event_id=event_id(state.tenant_id, sequence),
             tenant=state.tenant_id,
             sequence=sequence,
             type=type(fact.event).__name__,
             aggregate_id=fact.aggregate_id,
-            aggregate_version=state.versions.get(fact.aggregate_id, 0) + 1,
+            aggregate_version=version,
             command_id=cause.meta.command_id,
             idempotency_key=cause.meta.idempotency_key,
             payload_hash=payload_hash,
             correlation_id=cause.meta.correlation_id,
             causation_id=cause.meta.causation_id,
             actor=cause.meta.actor,
-            occurred_at=seller.now(wall) if isinstance(seller, tenant.Registered) else wall,
+            occurred_at=occurred_at,
             recorded_at=wall,
-            previous_hash=state.last_hash,
+            previous_hash=previous,
         )
         envelope = EventEnvelope(meta, fact.event)
-        state.apply(envelope, hash_of(envelope))
-        made.append(envelope)
+        previous = hash_of(envelope)
+        made.append(Chained(envelope, previous))
     return made
+
+
+def record(state: TenantState, made: Sequence[Chained]) -> None:
+    """Apply what `chain` made. After an error here `state` is spoiled: throw it away and fold the log."""
+    for each in made:
+        state.apply(each.envelope, each.hash)
 
 
 def _customer(state: TenantState, command: customer.Command, now: datetime) -> list[Fact]:

@@ -88,6 +88,11 @@ class Settings(BaseModel):
 
     api_host: str = "127.0.0.1"
     api_port: Port = Field(default=0, description="Where the API listens; 0: the local stack picks one.")
+    instance: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Name of this process among its like; a restart under the same name gets its partitions back at once.",
+    )
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = Field(default=0, description="Where a process shows /metrics; 0: nowhere.")
 
@@ -99,17 +104,16 @@ class Settings(BaseModel):
     )
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """The settings of this process.
+    def from_env(cls, env: Mapping[str, str], *, running: bool = True) -> Settings:
+        """The settings of this process; addresses that are not given are those of the running stack, if `running`.
 
         Raises:
             Misconfigured: a variable or key is unknown or has a bad value, or the configuration file cannot be read.
         """
         given = _from_file(env.get(f"{PREFIX}CONFIG")) | _from_variables(env)
         try:
-            settings = cls(**given)
-            running = _addresses(settings.data)
-            settings = cls(**{**{name: at for name, at in running.items() if not given.get(name)}, **_present(given)})
+            settings = cls(**_present(given))
+            settings = cls(**{**(_addresses(settings.data) if running else {}), **_present(given)})
         except ValidationError as error:
             raise Misconfigured(_explain(error)) from error
         return settings.model_copy(

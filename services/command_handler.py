@@ -1,0 +1,161 @@
+"""The command handler: decides every command, as the one writer of each tenant.
+
+Consumes  billing.commands, group `tallybook-handler`, one loop and one transactional producer per partition.
+Produces  billing.events, billing.results, billing.quarantine: events, results and offsets in one transaction.
+Owns      the order, numbers and hash chain of each tenant's events; its state is a cache of billing.events.
+Repeats safely because nothing it did outside a committed transaction is ever seen, and it begins again at the
+          offset of the last one; a command sent twice is recognised by its idempotency key.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from billing.errors import CorruptHistory
+from infra import failpoints, telemetry
+from infra.clock import Clock, SystemClock
+from infra.errors import Misconfigured, Transient
+from infra.kafka import Consumer, KafkaConfig, Position
+from infra.kafka_transactions import KafkaPartitionLog
+from infra.settings import Settings
+from infra.shutdown import on_signals
+from services.command_decider import COMMANDS, EVENTS
+from services.partition_writer import PartitionWriter
+
+log = telemetry.logger("services.command_handler")
+
+GROUP: Final = "tallybook-handler"
+CORRUPT: Final = 70
+"""Exit code when the log contradicts itself, or on an unknown crash."""
+
+_END: Final = -1  # librdkafka's OFFSET_END: the group's own consumer reads nothing, it only holds the partitions
+_POLL_S: Final = 0.2
+_STOP_S: Final = 8.0  # a process has 10 s in all
+
+
+class _Loop:
+    """A partition's writer and the thread it runs in while the partition is ours."""
+
+    def __init__(self, position: Position, make: Callable[[Position], PartitionWriter]) -> None:
+        self._stop = threading.Event()
+        self._writer = make(position)
+        self.position = position
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{position[0]}-{position[1]}", daemon=True)
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """True if it ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._writer.run(self._stop.is_set)
+        except BaseException as e:  # carried to the main thread, which ends the process with it
+            self.failure = e
+
+
+class Loops:
+    """The loops of the partitions that the group gave to this process."""
+
+    def __init__(self, make: Callable[[Position], PartitionWriter]) -> None:
+        self._make = make
+        self._loops: dict[Position, _Loop] = {}
+
+    def assigned(self, positions: list[Position]) -> dict[Position, int]:
+        """Start a loop for each."""
+        log.info("partitions assigned", partitions=sorted(partition for _, partition in positions))
+        for each in positions:
+            self._loops[each] = _Loop(each, self._make)
+        return dict.fromkeys(positions, _END)
+
+    def revoked(self, positions: list[Position]) -> None:
+        """Let each finish its batch. One that does not end in time is fenced by its successor."""
+        if positions:
+            log.info("partitions revoked", partitions=sorted(partition for _, partition in positions))
+        ending = [self._loops.pop(each) for each in positions if each in self._loops]
+        for each in ending:
+            each.ask_to_stop()
+        for each in ending:
+            each.wait(_STOP_S)
+            if each.failure is not None:
+                raise each.failure
+
+    def check(self) -> None:
+        """Raises what ended a loop."""
+        for each in self._loops.values():
+            if each.failure is not None:
+                raise each.failure
+
+    def stop(self) -> None:
+        self.revoked(list(self._loops))
+
+
+def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None:
+    """Answer commands until `stopped`.
+
+    Raises:
+        CorruptHistory: the log contradicts itself.
+        Misconfigured: a topic is missing, or the cluster refuses this client.
+    """
+    config = KafkaConfig.of(settings)
+    static = {"group.instance.id": settings.instance} if settings.instance else {}
+    member = Consumer(config, GROUP, reset="latest", **static, **_MEMBER)
+
+    def make(position: Position) -> PartitionWriter:
+        partition = position[1]
+        partition_log = KafkaPartitionLog(
+            config,
+            member,
+            group=GROUP,
+            transactional_id=f"{GROUP}-{COMMANDS}-{partition}",
+            commands=position,
+            history=(EVENTS, partition),
+        )
+        return PartitionWriter(partition, settings.billing_partitions, partition_log, clock)
+
+    loops = Loops(make)
+    member.subscribe([COMMANDS], assigned=loops.assigned, revoked=loops.revoked, lost=loops.revoked)
+    try:
+        while not stopped():
+            try:
+                member.poll(1, _POLL_S)  # only membership: the loops read the commands themselves
+            except Transient as e:
+                log.warning("group unreachable", reason=str(e))
+            loops.check()
+    finally:
+        loops.stop()
+        member.close()
+
+
+_MEMBER: Final = {
+    "session.timeout.ms": 6_000,
+    "heartbeat.interval.ms": 1_500,
+    "queued.min.messages": 1,
+    "queued.max.messages.kbytes": 64,
+    "fetch.message.max.bytes": 1_024,
+}
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM; the exit code."""
+    stop = on_signals()
+    failpoints.configure(settings.failpoint, settings.data)
+    if settings.metrics_port:
+        telemetry.serve_metrics(settings.metrics_host, settings.metrics_port)
+    try:
+        serve(settings, stop.is_set, SystemClock())
+    except CorruptHistory as e:
+        log.critical("the log contradicts itself; nothing can be decided on it", reason=str(e))
+        return CORRUPT
+    except Misconfigured as e:
+        log.critical("cannot work with these settings", reason=str(e))
+        return 78
+    log.info("stopped")
+    return 0
