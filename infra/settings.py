@@ -91,7 +91,7 @@ class Settings(BaseModel):
     instance: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]*$",
-        description="Name of this process among its like; a restart under the same name gets its partitions back at once.",
+        description="Name of this process among its like; a restart under it gets its partitions back at once.",
     )
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = Field(default=0, description="Where a process shows /metrics; 0: nowhere.")

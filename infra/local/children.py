@@ -1,0 +1,230 @@
+"""A program that somebody keeps running: started, watched, restarted when it dies, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+FIRST_RESTART_S = 0.2
+LONGEST_BACKOFF_S = 10.0
+STEADY_S = 10.0
+"""A program that ran this long is given the fast first restart again."""
+
+_LOG_BYTES_MAX = 50_000_000
+MISCONFIGURED = 78
+"""Exit code of a program that an operator has to help; it is not restarted."""
+
+
+class State(StrEnum):
+    """What a child is doing."""
+
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    BACKING_OFF = "backing off"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What to run, and how to see that it works."""
+
+    name: str
+    command: tuple[str, ...]
+    stage: int
+    """Stages start one after the other, each when the one before is healthy."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment of the supervisor."""
+    ready: Callable[[], bool] = lambda: True
+    """Whether it answers; must return within a second."""
+    prepare: Callable[[Callable[[str], None]], None] | None = None
+    """Run once, before the first start: downloads, formats. Is given where to report progress."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    once: bool = False
+    """Ends by itself; exit code 0 is its success."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One program and the process that runs it now, if any."""
+
+    program: Program
+    log: Path
+    state: State = State.WAITING
+    restarts: int = 0
+    exit_code: int | None = None
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+    note: str = ""
+    """What it is busy with, for people."""
+    has_worked: bool = False
+    """Was healthy once, or did what it does once."""
+    problem: Exception | None = None
+    """Why it could not be prepared."""
+    _preparing: threading.Thread | None = None
+    _process: subprocess.Popen[bytes] | None = None
+    _backoff_s: float = FIRST_RESTART_S
+    _due: float = 0.0
+
+    def prepare(self, report: Callable[[str], None]) -> None:
+        """Prepare beside everything else, then start; a failure ends in `problem`. `report` may raise to give up."""
+
+        def work(prepare: Callable[[Callable[[str], None]], None]) -> None:
+            try:
+                prepare(report)
+            except Exception as problem:  # handed to the supervisor, who stops everything for it
+                self.problem = problem
+
+        if self.program.prepare is None:
+            self.start()
+            return
+        self.state = State.PREPARING
+        self._preparing = threading.Thread(target=work, args=(self.program.prepare,), daemon=True)
+        self._preparing.start()
+
+    def start(self) -> None:
+        """Start the program; its output is appended to the log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES_MAX:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self.program.command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.program.env},
+                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, who stops us in order
+            )
+        self.state, self.started_at, self.exit_code = State.STARTING, time.time(), None
+
+    def tend(self, now: float) -> bool:
+        """Take one look: reap it, restart it when due, see whether it answers. True if anything changed."""
+        before = (self.state, self.restarts)
+        if self._preparing is not None:
+            if not self._preparing.is_alive() and self.problem is None:
+                self._preparing = None
+                self.start()
+        elif self.state is State.BACKING_OFF and now >= self._due:
+            self.restarts += 1
+            self.start()
+        elif self._process is not None and (code := self._process.poll()) is not None:
+            self._ended(code, now)
+        elif self.state is State.STARTING and not self.program.once and self.program.ready():
+            self.state, self.note, self.has_worked = State.HEALTHY, "", True
+        return before != (self.state, self.restarts)
+
+    def _ended(self, code: int, now: float) -> None:
+        self._process, self.exit_code = None, code
+        if self.program.once and code == 0:
+            self.state, self.has_worked = State.DONE, True
+        elif code == MISCONFIGURED:
+            self.state = State.FAILED
+        else:
+            if time.time() - self.started_at >= STEADY_S:
+                self._backoff_s = FIRST_RESTART_S
+            self.state, self._due = State.BACKING_OFF, now + self._backoff_s
+            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+
+    def ask_to_stop(self) -> None:
+        """Send the signal that ends it cleanly, and do not start it again."""
+        self.state = State.DONE if self.state is State.DONE else State.WAITING
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(self.program.stop_signal)
+
+    def wait_stopped(self, deadline: float) -> None:
+        """Wait until it ended; if that is not before `deadline` (monotonic), kill it with all its children."""
+        if self._preparing is not None:
+            self._preparing.join(max(0.0, deadline - time.monotonic()))
+        if self._process is None:
+            return
+        try:
+            self.exit_code = self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.note = "did not stop in time and was killed"
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self.exit_code = self._process.wait()
+        self._process = None
+
+    def last_line(self) -> str:
+        """The last thing it said."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it said nothing"
+
+    def describe(self) -> dict[str, Any]:
+        """For the state file."""
+        return {
+            "pid": self._process.pid if self._process else None,
+            "state": self.state.value,
+            "restarts": self.restarts,
+            "started_at": self.started_at or None,
+            "exit_code": self.exit_code,
+            "note": self.note,
+            "metrics_port": int(self.program.env.get("TALLYBOOK_METRICS_PORT", 0)) or None,
+            "log": str(self.log),
+        }
+
+
+def is_running(pid: int | None, started_at: float | None) -> bool:
+    """Whether process `pid` still is the one that was started at `started_at` (numbers are used again)."""
+    if not pid or not started_at:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and bool(abs(process.create_time() - started_at) < 5)
+    except psutil.Error:
+        return False
+
+
+def is_named(pid: int, name: str) -> bool:
+    """Whether process `pid` runs the program `name`."""
+    try:
+        return bool(psutil.Process(pid).name() == name)
+    except psutil.Error:
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of process `pid` and its children; 0 if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+    except psutil.Error:
+        return 0
+
+
+def end_leftovers(described: Mapping[str, Mapping[str, Any]], grace_s: float) -> list[str]:
+    """End what a killed supervisor left behind, given its last descriptions; returns the names of what still ran."""
+    left = {
+        name: psutil.Process(child["pid"])
+        for name, child in described.items()
+        if is_running(child["pid"], child["started_at"])
+    }
+    for process in left.values():
+        with contextlib.suppress(psutil.Error):
+            # A server's own way to end at once and cleanly; SIGINT is Postgres' fast shutdown.
+            process.send_signal(signal.SIGINT if process.name() == "postgres" else signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(list(left.values()), timeout=grace_s)
+    for process in stubborn:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=grace_s)
+    return sorted(left)
