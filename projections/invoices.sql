@@ -69,12 +69,12 @@ CREATE TABLE invoice_taxes (
     tenant_id      text     NOT NULL,
     invoice_id     text     NOT NULL,
     tax            integer  NOT NULL CHECK (tax > 0),  -- 1, 2, 3, ... as printed
-    name           text     NOT NULL,
+    code           text     NOT NULL,
     jurisdiction   text     NOT NULL,
     percent        numeric  NOT NULL,
     inclusive      boolean  NOT NULL,
     currency       char(3)  NOT NULL,
-    taxable_minor  bigint   NOT NULL,
+    base_minor     bigint   NOT NULL,  -- what is taxed
     amount_minor   bigint   NOT NULL,
     PRIMARY KEY (tenant_id, invoice_id, tax)
 );

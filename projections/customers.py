@@ -1,0 +1,81 @@
+"""Customers: how each pays, the coupons it redeemed, and its unused credit."""
+
+from __future__ import annotations
+
+from billing.customer import CouponRedeemed, CustomerCreated, CustomerCredited, PaymentMethodAttached
+from billing.envelope import EventEnvelope
+from billing.invoice import InvoiceFinalized
+from billing.money import Money
+from projections.generation import Tx
+
+
+def apply(tx: Tx, envelope: EventEnvelope) -> None:
+    """Record what a customer pays with, and what invoices take of its coupons and credit."""
+    tenant, sequence = envelope.meta.tenant, envelope.meta.sequence
+    match envelope.event:
+        case CustomerCreated() as e:
+            method = e.payment_method
+            tx.execute(
+                _CREATE,
+                (tenant, e.customer_id, method.provider, method.token, envelope.meta.occurred_at, sequence),
+            )
+        case PaymentMethodAttached() as e:
+            method = e.payment_method
+            tx.execute(_ATTACH, (method.provider, method.token, sequence, tenant, e.customer_id))
+        case CouponRedeemed() as e:
+            tx.execute(_REDEEM, (tenant, e.customer_id, e.coupon.code, e.redeemed_at))
+            _touch(tx, tenant, e.customer_id, sequence)
+        case CustomerCredited() as e:
+            _credit(tx, tenant, e.customer_id, e.amount)
+            _touch(tx, tenant, e.customer_id, sequence)
+        case InvoiceFinalized() as e:
+            for each in e.discounts:
+                tx.execute(_DISCOUNTED, (tenant, e.customer_id, each.coupon))
+            if e.credit_applied.minor:
+                tx.execute(_USE_CREDIT, (e.credit_applied.minor, tenant, e.customer_id, e.credit_applied.currency))
+
+
+def _touch(tx: Tx, tenant: str, customer: str, sequence: int) -> None:
+    tx.execute(
+        "UPDATE customers SET sequence = %s WHERE tenant_id = %s AND customer_id = %s", (sequence, tenant, customer)
+    )
+
+
+def _credit(tx: Tx, tenant: str, customer: str, amount: Money) -> None:
+    tx.execute(_ADD_CREDIT, (tenant, customer, amount.currency, amount.minor))
+
+
+_CREATE = """
+INSERT INTO customers (tenant_id, customer_id, provider, payment_token, created_at, sequence)
+VALUES (%s, %s, %s, %s, %s, %s)
+"""
+
+_ATTACH = """
+UPDATE customers
+   SET provider = %s, payment_token = %s, sequence = %s
+ WHERE tenant_id = %s AND customer_id = %s
+"""
+
+_REDEEM = """
+INSERT INTO customer_coupons (tenant_id, customer_id, coupon, redeemed_at)
+VALUES (%s, %s, %s, %s)
+"""
+
+_DISCOUNTED = """
+UPDATE customer_coupons
+   SET invoices = invoices + 1
+ WHERE tenant_id = %s AND customer_id = %s AND coupon = %s
+"""
+
+_ADD_CREDIT = """
+INSERT INTO customer_credits (tenant_id, customer_id, currency, minor)
+VALUES (%s, %s, %s, %s)
+    ON CONFLICT (tenant_id, customer_id, currency) DO UPDATE
+   SET minor = customer_credits.minor + EXCLUDED.minor
+"""
+
+_USE_CREDIT = """
+UPDATE customer_credits
+   SET minor = minor - %s
+ WHERE tenant_id = %s AND customer_id = %s AND currency = %s
+"""

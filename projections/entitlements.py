@@ -1,0 +1,150 @@
+"""Entitlements: what each customer may use in its current period, by the plans it subscribes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from billing.entitlement import Entitlement, EntitlementKind, LimitKind
+from billing.envelope import EventEnvelope
+from billing.period import Period
+from billing.subscription import BillingPeriodClosed, SubscriptionActivated, SubscriptionEnded
+from projections import price_books
+from projections.generation import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One feature that one subscription grants to a customer, or used to."""
+
+    tenant: str
+    customer_id: str
+    feature: str
+    subscription_id: str
+    entitlement: Entitlement
+    book_version: int
+    """Price book that defines the meter."""
+    period: Period
+    """The current period, whose usage counts toward the limit."""
+    revoked_at: datetime | None
+    version: int
+    """Sequence of the tenant's event that changed it last."""
+
+
+def apply(tx: Tx, envelope: EventEnvelope) -> None:
+    """Grant a plan's features when its subscription starts, follow its periods, revoke them at its end."""
+    tenant, sequence = envelope.meta.tenant, envelope.meta.sequence
+    match envelope.event:
+        case SubscriptionActivated() as e:
+            row = tx.execute(_TERMS, (tenant, e.subscription_id)).fetchone()
+            assert row is not None
+            version, plan = row
+            granted = price_books.book(tx, tenant, version).plan(plan).entitlements
+            period = e.span.period
+            tx.executemany(
+                _GRANT,
+                [(*_terms(tenant, e, each), version, period.start, period.end, sequence) for each in granted],
+            )
+        case BillingPeriodClosed(next=following) as e if following is not None:
+            period = following.period
+            tx.execute(_NEXT_PERIOD, (period.start, period.end, sequence, tenant, e.subscription_id))
+        case SubscriptionEnded() as e:
+            tx.execute(_REVOKE, (e.ended_at, sequence, tenant, e.subscription_id))
+
+
+def _terms(tenant: str, e: SubscriptionActivated, granted: Entitlement) -> tuple[object, ...]:
+    who = (tenant, e.customer_id, granted.feature, e.subscription_id)
+    return (*who, granted.kind, granted.meter, granted.limit, granted.limit_kind)
+
+
+_TERMS = """
+SELECT price_book_version, plan
+  FROM subscriptions
+ WHERE tenant_id = %s AND subscription_id = %s
+"""
+
+_GRANT = """
+INSERT INTO entitlements (tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind,
+                          book_version, period_start, period_end, version)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+
+_NEXT_PERIOD = """
+UPDATE entitlements
+   SET period_start = %s, period_end = %s, version = %s
+ WHERE tenant_id = %s AND subscription_id = %s
+"""
+
+_REVOKE = """
+UPDATE entitlements
+   SET revoked_at = %s, version = %s
+ WHERE tenant_id = %s AND subscription_id = %s
+"""
+
+_COLUMNS = """
+SELECT tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind, book_version,
+       period_start, period_end, revoked_at, version
+  FROM entitlements
+"""
+
+
+def of(tx: Tx, tenant: str, customer: str, feature: str) -> list[Grant]:
+    """All grants of a feature to a customer, revoked ones too; empty if it never had the feature."""
+    rows = tx.execute(
+        _COLUMNS + " WHERE tenant_id = %s AND customer_id = %s AND feature = %s ORDER BY subscription_id",
+        (tenant, customer, feature),
+    ).fetchall()
+    return [_grant(row) for row in rows]
+
+
+def _grant(row: Sequence[object]) -> Grant:
+    tenant, customer, feature, subscription, kind, meter, limit, limit_kind, book, start, end, revoked, version = row
+    assert isinstance(start, datetime)
+    assert isinstance(end, datetime)
+    assert isinstance(limit, Decimal | None)
+    return Grant(
+        tenant=str(tenant),
+        customer_id=str(customer),
+        feature=str(feature),
+        subscription_id=str(subscription),
+        entitlement=Entitlement(
+            feature=str(feature),
+            kind=EntitlementKind(str(kind)),
+            meter=None if meter is None else str(meter),
+            limit=limit,
+            limit_kind=LimitKind(str(limit_kind)),
+        ),
+        book_version=int(str(book)),
+        period=Period(start, end),
+        revoked_at=revoked if isinstance(revoked, datetime) else None,
+        version=int(str(version)),
+    )
+
+
+def changed_since(tx: Tx, tenant: str, version: int) -> list[tuple[str, str]]:
+    """(customer, feature) whose grants changed after `version` of the tenant's events."""
+    return tx.execute(
+        """
+        SELECT DISTINCT customer_id, feature
+          FROM entitlements
+         WHERE tenant_id = %s AND version > %s
+         ORDER BY customer_id, feature
+        """,
+        (tenant, version),
+    ).fetchall()
+
+
+def counted_by(tx: Tx, tenant: str, customer: str, meter: str) -> list[str]:
+    """Features of a customer whose limit a meter counts toward."""
+    rows = tx.execute(
+        """
+        SELECT DISTINCT feature
+          FROM entitlements
+         WHERE tenant_id = %s AND customer_id = %s AND meter = %s AND revoked_at IS NULL
+         ORDER BY feature
+        """,
+        (tenant, customer, meter),
+    ).fetchall()
+    return [feature for (feature,) in rows]
