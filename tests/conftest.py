@@ -1,0 +1,43 @@
+"""Fixtures of every test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from infra.settings import Settings
+from tests.stack import Stack, open_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Kafka, Postgres and Valkey for the whole session, with a prepared database and topics."""
+    with open_stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def settings(stack: Stack) -> Settings:
+    """The settings of the session's stack. Keep apart from other tests by `tenant`."""
+    return stack.settings
+
+
+@pytest.fixture
+def fresh(stack: Stack) -> Settings:
+    """Settings with an empty database and topics of this test's own, prepared."""
+    return stack.fresh()
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant id that no other test uses."""
+    return f"tenant-{uuid.uuid4().hex[:12]}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the stack is marked so: `make check` leaves it out."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker("stack")
