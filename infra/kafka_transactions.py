@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from infra.errors import Transient
 from infra.kafka_client import KafkaConfig, Position, Record
@@ -15,7 +15,7 @@ from infra.telemetry import LAG, logger
 
 log = logger("infra.kafka_transactions")
 
-_READ_AHEAD: Final = {"queued.min.messages": 10_000, "fetch.wait.max.ms": 250}
+_READ_AHEAD: Final[Mapping[str, Any]] = {"queued.min.messages": 10_000, "fetch.wait.max.ms": 250}
 
 
 class KafkaPartitionLog:

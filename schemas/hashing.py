@@ -41,7 +41,7 @@ def hash_of_stored(value: bytes) -> bytes:
 
 
 @cache
-def _shape(cls: type) -> tuple[tuple[str, Any], ...]:
+def _shape(cls: Any) -> tuple[tuple[str, Any], ...]:
     """Name and default of every field; `MISSING` where there is none."""
     return tuple(
         (each.name, each.default if each.default_factory is MISSING else each.default_factory()) for each in fields(cls)
@@ -50,7 +50,8 @@ def _shape(cls: type) -> tuple[tuple[str, Any], ...]:
 
 def _record(value: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     canonical: dict[str, Any] = {"": type(value).__name__}
-    for name, default in _shape(type(value)):
+    cls: Any = type(value)
+    for name, default in _shape(cls):
         item = getattr(value, name)
         if name in left_out or (default is not MISSING and item == default):
             continue

@@ -10,13 +10,13 @@ Repeats safely because nothing it did outside a committed transaction is ever se
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from billing.errors import CorruptHistory
-from infra import failpoints, telemetry
+from infra import telemetry
 from infra.clock import Clock, SystemClock
-from infra.errors import Misconfigured, Transient
+from infra.errors import Transient
 from infra.kafka import Consumer, KafkaConfig, Position
 from infra.kafka_transactions import KafkaPartitionLog
 from infra.settings import Settings
@@ -31,6 +31,13 @@ CORRUPT: Final = 70
 """Exit code when the log contradicts itself, or on an unknown crash."""
 
 _END: Final = -1  # librdkafka's OFFSET_END: the group's own consumer reads nothing, it only holds the partitions
+_MEMBER: Final[Mapping[str, Any]] = {
+    "session.timeout.ms": 6_000,
+    "heartbeat.interval.ms": 1_500,
+    "queued.min.messages": 1,
+    "queued.max.messages.kbytes": 64,
+    "fetch.message.max.bytes": 1_024,
+}
 _POLL_S: Final = 0.2
 _STOP_S: Final = 8.0  # a process has 10 s in all
 
@@ -105,7 +112,7 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
         Misconfigured: a topic is missing, or the cluster refuses this client.
     """
     config = KafkaConfig.of(settings)
-    static = {"group.instance.id": settings.instance} if settings.instance else {}
+    static: dict[str, Any] = {"group.instance.id": settings.instance} if settings.instance else {}
     member = Consumer(config, GROUP, reset="latest", **static, **_MEMBER)
 
     def make(position: Position) -> PartitionWriter:
@@ -134,28 +141,13 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
         member.close()
 
 
-_MEMBER: Final = {
-    "session.timeout.ms": 6_000,
-    "heartbeat.interval.ms": 1_500,
-    "queued.min.messages": 1,
-    "queued.max.messages.kbytes": 64,
-    "fetch.message.max.bytes": 1_024,
-}
-
-
 def main(settings: Settings) -> int:
     """Run until SIGTERM; the exit code."""
     stop = on_signals()
-    failpoints.configure(settings.failpoint, settings.data)
-    if settings.metrics_port:
-        telemetry.serve_metrics(settings.metrics_host, settings.metrics_port)
     try:
         serve(settings, stop.is_set, SystemClock())
     except CorruptHistory as e:
         log.critical("the log contradicts itself; nothing can be decided on it", reason=str(e))
         return CORRUPT
-    except Misconfigured as e:
-        log.critical("cannot work with these settings", reason=str(e))
-        return 78
     log.info("stopped")
     return 0
