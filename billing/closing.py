@@ -1,7 +1,7 @@
 """Closing a billing period: fixing every input of its invoice in one event.
 
-    |------ period ------|          tenant's clock passes the end, usage is awaited for the grace,
-                         ^ grace    then the cut is taken: event time < end, log position < positions
+|------ period ------|          tenant's clock passes the end, usage is awaited for the grace,
+                     ^ grace    then the cut is taken: event time < end, log position < positions
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def activate(
             raise _refused(other, "ActivateSubscription")
 
 
-def close(
-    state: TenantState, seller: tenant.Registered, command: CloseBillingPeriod, now: datetime
-) -> Sequence[Event]:
+def close(state: TenantState, seller: tenant.Registered, command: CloseBillingPeriod, now: datetime) -> Sequence[Event]:
     """The facts that follow when the current period is over; none if it is closed already.
 
     Raises:
@@ -114,11 +112,11 @@ def _closed(
         cut=Cut(until=boundary, positions=command.positions),
         taxes=_taxes(seller),
     )
-    ids = {"subscription_id": terms.subscription_id, "customer_id": terms.customer_id}
-    closed = BillingPeriodClosed(**ids, span=span, next=following, run=run)
+    subscription, customer = terms.subscription_id, terms.customer_id
+    closed = BillingPeriodClosed(subscription_id=subscription, customer_id=customer, span=span, next=following, run=run)
     if following is not None:
         return [closed]
-    return [closed, SubscriptionEnded(**ids, ended_at=boundary)]
+    return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=boundary)]
 
 
 def _unused(state: TenantState, active: Active, boundary: datetime) -> tuple[UnusedFee, ...]:

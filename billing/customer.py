@@ -165,9 +165,7 @@ def decide(state: State, command: Command, coupon: Coupon | None, now: datetime)
         case Active(payment_method=same), AttachPaymentMethod() as c if c.payment_method == same:
             return []
         case Active(), AttachPaymentMethod() as c:
-            return [
-                PaymentMethodAttached(customer_id=c.customer_id, payment_method=_checked(c.payment_method))
-            ]
+            return [PaymentMethodAttached(customer_id=c.customer_id, payment_method=_checked(c.payment_method))]
         case Active() as s, RedeemCoupon() as c if any(each.coupon.code == c.coupon for each in s.redemptions):
             return []
         case Active(), RedeemCoupon() as c:
@@ -208,5 +206,7 @@ def invoiced(state: State, coupons: Sequence[str], credit_applied: Money) -> Sta
 
 def _checked(method: PaymentMethod) -> PaymentMethod:
     if method.provider is not Provider.MANUAL and not method.token:
-        raise Rejected("missing", f"{method.provider} needs the token of a payment method", field="payment_method.token")
+        raise Rejected(
+            "missing", f"{method.provider} needs the token of a payment method", field="payment_method.token"
+        )
     return method

@@ -306,7 +306,8 @@ def _issue(state: TenantState, seller: tenant.Registered, command: invoice.Issue
             )
             made.append(Fact(f"customer:{event.customer_id}", credited))
         if event.amount_due.minor:
-            due = payment.due(event.invoice_id, event.customer_id, event.amount_due, payer.payment_method, event.issued_at)
+            method = payer.payment_method
+            due = payment.due(event.invoice_id, event.customer_id, event.amount_due, method, event.issued_at)
             made.append(Fact(f"payment:{command.invoice_id}", due))
     return made
 

@@ -15,7 +15,9 @@ CustomerId = NewType("CustomerId", str)
 SubscriptionId = NewType("SubscriptionId", str)
 InvoiceId = NewType("InvoiceId", str)
 
-_NAMESPACE = UUID("6f1d9c52-0f0e-5f6b-9b0c-7a11b00c0001")  # any constant works; changing it would make every invoice new
+_NAMESPACE = UUID(
+    "6f1d9c52-0f0e-5f6b-9b0c-7a11b00c0001"
+)  # any constant works; changing it would make every invoice new
 
 
 def invoice_id(

@@ -293,5 +293,3 @@ def _net_fees(event: InvoiceFinalized) -> tuple[tuple[str, Money], ...]:
         for line in event.lines
         if line.rated.kind is LineKind.FEE and event.run.advance and line.rated.period == event.run.advance.period
     )
-
-

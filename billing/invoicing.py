@@ -237,9 +237,7 @@ def fee(charge: Charge, span: BilledSpan) -> Fraction:
     return full * span.share if charge.prorate else full
 
 
-def _needs(
-    period: Period, positions: tuple[PartitionPosition, ...], book: PriceBookPublished, plan: str
-) -> list[Need]:
+def _needs(period: Period, positions: tuple[PartitionPosition, ...], book: PriceBookPublished, plan: str) -> list[Need]:
     meters = {meter.key: meter for meter in book.meters}
     used = dict.fromkeys(charge.meter for charge in book.plan(plan).charges if charge.meter)
     return [Need(meters[key], period, positions) for key in used]
@@ -305,7 +303,9 @@ def _late_lines(late: LatePeriod, run: BillingRun, book: PriceBookPublished, qua
         was, now = before.get(key), after.get(key)
         line = now or was
         assert line is not None
-        difference = (now.amount if now else Money.zero(run.currency)) - (was.amount if was else Money.zero(run.currency))
+        difference = (now.amount if now else Money.zero(run.currency)) - (
+            was.amount if was else Money.zero(run.currency)
+        )
         if difference.minor == 0:
             continue
         quantity = None

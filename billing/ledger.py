@@ -46,7 +46,9 @@ def entry(*sides: tuple[Account, Money]) -> tuple[Posting, ...]:
         moved[key] = moved.get(key, 0) + amount.minor
     postings = tuple(
         Posting(account=account, amount=Money(minor, currency))
-        for (account, currency), minor in sorted(moved.items(), key=lambda item: (list(Account).index(item[0][0]), item[0][1]))
+        for (account, currency), minor in sorted(
+            moved.items(), key=lambda item: (list(Account).index(item[0][0]), item[0][1])
+        )
         if minor
     )
     assert not imbalance(postings)

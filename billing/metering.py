@@ -98,7 +98,7 @@ class UsageControl:
     tenant: TenantId
     """The tenant."""
     version: int
-    """Sequence of the tenant event that it publishes; a record with a version not above the last one changes nothing."""
+    """Sequence of the tenant event that it publishes; a record whose version is not above the last changes nothing."""
     meters: tuple[Meter, ...]
     """All meters of the tenant."""
     bounds: UsageBounds
@@ -182,7 +182,9 @@ def check_event(event: UsageEvent, bounds: UsageBounds, present: datetime) -> No
     for name, value in event.properties.items():
         if len(value) > TEXT_LENGTH_MAX or "\0" in value:
             raise Rejected(
-                "invalid_text", f"allowed are up to {TEXT_LENGTH_MAX} characters without NUL", field=f"properties.{name}"
+                "invalid_text",
+                f"allowed are up to {TEXT_LENGTH_MAX} characters without NUL",
+                field=f"properties.{name}",
             )
 
 

@@ -94,9 +94,7 @@ class RecordManualPayment:
     """Where it can be found, such as a bank statement."""
 
 
-Command = (
-    StartPaymentAttempt | RecordPaymentSuccess | RecordPaymentDecline | RecordPaymentUnknown | RecordManualPayment
-)
+Command = StartPaymentAttempt | RecordPaymentSuccess | RecordPaymentDecline | RecordPaymentUnknown | RecordManualPayment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +196,7 @@ class DunningExhausted:
 
 
 Event = (
-    PaymentDue
-    | PaymentAttemptStarted
-    | PaymentSucceeded
-    | PaymentDeclined
-    | PaymentOutcomeUnknown
-    | DunningExhausted
+    PaymentDue | PaymentAttemptStarted | PaymentSucceeded | PaymentDeclined | PaymentOutcomeUnknown | DunningExhausted
 )
 
 
@@ -243,7 +236,12 @@ State = Due | Pending | Collected | Exhausted
 
 
 def decide(
-    state: State | None, command: Command, method: PaymentMethod, retry_days: Sequence[int], now: datetime, wall: datetime
+    state: State | None,
+    command: Command,
+    method: PaymentMethod,
+    retry_days: Sequence[int],
+    now: datetime,
+    wall: datetime,
 ) -> Sequence[Event]:
     """The facts that follow from `command`; none if it changes nothing. `method` is the customer's present one.
 
@@ -348,9 +346,7 @@ def _declined(
     )
     if again:
         return [declined]
-    return [
-        declined, DunningExhausted(invoice_id=due.invoice_id, customer_id=due.customer_id, attempts=attempt)
-    ]
+    return [declined, DunningExhausted(invoice_id=due.invoice_id, customer_id=due.customer_id, attempts=attempt)]
 
 
 def _refusal(state: State | None, command: Command) -> str:
@@ -359,5 +355,5 @@ def _refusal(state: State | None, command: Command) -> str:
         Pending: "RecordPaymentSuccess, RecordPaymentDecline, RecordPaymentUnknown of the attempt under way",
         Collected: "none",
         Exhausted: "RecordManualPayment",
-    }[type(state)]  # type: ignore[index]
+    }[type(state)]
     return f"{type(command).__name__} is not allowed on {type(state).__name__}; allowed: {allowed}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, SubscriptionId
@@ -214,11 +215,18 @@ State = Absent | Scheduled | Active | Ended
 initial = Absent()
 
 
-def created(command: CreateSubscription, *, plan: str, version: int, currency: str, interval: str,
-            alignment: Alignment, zone: str, starts_at: datetime) -> SubscriptionCreated:
+def created(
+    command: CreateSubscription,
+    *,
+    plan: str,
+    version: int,
+    currency: str,
+    interval: str,
+    alignment: Alignment,
+    zone: str,
+    starts_at: datetime,
+) -> SubscriptionCreated:
     """The fact that `command` asks for, under the terms of a plan."""
-    from zoneinfo import ZoneInfo
-
     return SubscriptionCreated(
         subscription_id=command.subscription_id,
         customer_id=command.customer_id,
@@ -262,8 +270,11 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
     """
     match state:
         case Scheduled(terms=terms):
-            ids = {"subscription_id": terms.subscription_id, "customer_id": terms.customer_id}
-            return [SubscriptionCanceled(**ids, ends_at=now), SubscriptionEnded(**ids, ended_at=now)]
+            subscription, customer = terms.subscription_id, terms.customer_id
+            return [
+                SubscriptionCanceled(subscription_id=subscription, customer_id=customer, ends_at=now),
+                SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=now),
+            ]
         case Active(terms=terms) as s:
             ends_at = s.current.period.end if command.at_period_end else max(now, s.current.period.start)
             if s.ends_at is not None and s.ends_at <= ends_at:

@@ -198,5 +198,3 @@ def zone(name: str, field: str) -> ZoneInfo:
 def grace(state: Registered) -> timedelta:
     """How long after a period's end usage is still awaited."""
     return timedelta(minutes=state.settings.policies.invoice_grace_minutes)
-
-
