@@ -85,7 +85,7 @@ class StripeGateway:
 
     def close(self) -> None:
         """Give this thread's connections back."""
-        self._http.close()
+        self._http.close()  # type: ignore[no-untyped-call]
 
 
 def stripe_amount(amount: Money) -> int | None:
