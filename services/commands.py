@@ -110,6 +110,27 @@ class CommandClient:
         )
         return result
 
+    def ask(
+        self,
+        tenant: str,
+        command: Any,
+        *,
+        key: str,
+        actor: str,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Future[CommandResult]:
+        """The result, once it is there; commands of one thread are decided in the order of its calls.
+
+        Whoever stops waiting cancels it. Its error is `Transient` (the outcome is unknown); otherwise as `request`.
+        """
+        envelope = self._envelope(tenant, command, key, actor, correlation_id, causation_id)
+        result = self._ask(envelope, traceparent)
+        forget = self._forget(envelope)
+        result.add_done_callback(lambda _: forget())
+        return result
+
     async def request_async(
         self,
         tenant: str,
