@@ -15,8 +15,8 @@ Repeats   safely because a provider is called only after the log says that the a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -244,6 +244,7 @@ def _ids(task: PaymentTask) -> dict[str, Any]:
 
 
 WORKERS: Final = 8  # attempts at once in one process; a provider takes seconds to answer, most of them spent waiting
+STOP_S: Final = 8.0  # a process has 10 s in all
 IDLE_S: Final = 0.1
 TROUBLE_S: Final = 1.0
 
@@ -264,7 +265,7 @@ class _Slots:
     def __init__(self, worker: PaymentWorker, size: int, stop: threading.Event) -> None:
         self._worker = worker
         self._free = threading.Semaphore(size)
-        self._pool = ThreadPoolExecutor(size, thread_name_prefix="payments")
+        self._size = size
         self._stop = stop
         self.failure: BaseException | None = None
 
@@ -279,12 +280,15 @@ class _Slots:
             if task is None:
                 self._free.release()
         if task is not None:
-            self._pool.submit(self._work, task)
+            # A daemon: a provider that does not answer must not hold up the end of the process.
+            threading.Thread(target=self._work, args=(task,), name="payment", daemon=True).start()
         return task is not None
 
     def close(self) -> None:
         """Wait for what is under way, as long as the process may; what is cut off is repeated under its own key."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        deadline = time.monotonic() + STOP_S
+        for _ in range(self._size):
+            self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
     def _work(self, task: PaymentTask) -> None:
         try:
