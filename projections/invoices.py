@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from billing.envelope import EventEnvelope
 from billing.invoice import InvoiceFinalized, InvoicePaid
-from projections import canonical
 from projections.generation import Tx
 from schemas.codec import decode_event, encode_event
+from schemas.hashing import document_hash
 
 
 def apply(tx: Tx, envelope: EventEnvelope) -> None:
@@ -46,7 +46,7 @@ def _columns(envelope: EventEnvelope, e: InvoiceFinalized) -> dict[str, object]:
         "due_at": e.due_at,
         "seller": e.seller,
         "sequence": envelope.meta.sequence,
-        "hash": canonical.digest(e),
+        "hash": document_hash(e),
         "body": encode_event(envelope),
     }
 

@@ -25,8 +25,15 @@ def payload_hash(command: Any) -> bytes:
     as `OBSERVED`. A field that has its default is left out, so that the hash stays as it was when a release adds
     a field. Raises `TypeError` for a value that no command can hold.
     """
-    observed = getattr(type(command), "OBSERVED", ())
-    canonical = _record(command, observed)
+    return _digest(_record(command, getattr(type(command), "OBSERVED", ())))
+
+
+def document_hash(document: Any) -> bytes:
+    """SHA-256 of a document such as an issued invoice, in the same canonical form: equal only if all fields are."""
+    return _digest(_record(document))
+
+
+def _digest(canonical: Mapping[str, Any]) -> bytes:
     return sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
@@ -79,4 +86,4 @@ def _canonical(value: Any) -> Any:
             return {str(key): _canonical(each) for key, each in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return _record(value)
-    raise TypeError(f"{type(value).__name__} is no value of a command")
+    raise TypeError(f"{type(value).__name__} has no canonical form")
