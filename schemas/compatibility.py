@@ -34,14 +34,16 @@ class Problem:
 
 def problems(versions: Sequence[Released], fingerprint: Callable[[Mapping[str, Any]], bytes]) -> list[Problem]:
     """Everything wrong with `versions` taken together; empty if they may be released."""
-    found = [problem for each in versions for problem in in_itself(each)]
+    alone = {each: list(in_itself(each)) for each in versions}
+    found = [problem for own in alone.values() for problem in own]
     by_record = defaultdict(list)
     for each in versions:
         by_record[each.full_name].append(each)
     for history in by_record.values():
         for older, newer in combinations(history, 2):
             found += between(older, newer)
-    found += _shared_fingerprints(versions, fingerprint)
+    # A schema that is wrong in itself may have no fingerprint at all.
+    found += _shared_fingerprints([each for each in versions if not alone[each]], fingerprint)
     found += _two_meanings(newest(tuple(versions)).values())
     return found
 

@@ -30,6 +30,7 @@ def check(schema: Mapping[str, Any], body: bytes, start: int = 0) -> None:
         DecodeError: `truncated`, `trailing_bytes` or `corrupt_avro`, with the field's path.
     """
     walk = _Walk(body, start)
+    walk.define(schema, "")
     walk.value(schema, "", "")
     if walk.at < len(body):
         raise DecodeError("trailing_bytes", f"{len(body) - walk.at} bytes after the end of the record")
@@ -42,6 +43,7 @@ class _Walk:
         self.body = body
         self.at = start
         self.named: dict[str, Any] = {}
+        """By full name; filled before the walk, since a type may be defined in a branch that is not taken."""
 
     def value(self, schema: Any, namespace: str, path: str) -> None:
         if isinstance(schema, list):
@@ -53,11 +55,10 @@ class _Walk:
         kind = schema if isinstance(schema, str) else schema["type"]
         match kind:
             case "record":
-                space = self.define(schema, namespace)
+                space = _full_name(schema, namespace).rpartition(".")[0]
                 for field in schema["fields"]:
                     self.value(field["type"], space, f"{path}.{field['name']}" if path else field["name"])
             case "enum":
-                self.define(schema, namespace)
                 index = self.varint(path)
                 if not 0 <= index < len(schema["symbols"]):
                     raise DecodeError("corrupt_avro", f"{path}: symbol {index} of an enum of {len(schema['symbols'])}")
@@ -78,11 +79,19 @@ class _Walk:
                 name = kind if "." in kind else f"{namespace}.{kind}"
                 self.value(self.named[name], namespace, path)
 
-    def define(self, schema: Any, namespace: str) -> str:
-        """Remember a named type, whose name may be full or relative; the namespace of what it encloses."""
-        name = schema["name"] if "." in schema["name"] else f"{schema.get('namespace', namespace)}.{schema['name']}"
-        self.named[name] = schema
-        return str(name).rpartition(".")[0]
+    def define(self, schema: Any, namespace: str) -> None:
+        """Remember every named type in `schema`."""
+        if isinstance(schema, list):
+            for branch in schema:
+                self.define(branch, namespace)
+        elif isinstance(schema, dict):
+            if schema["type"] in ("record", "enum"):
+                name = _full_name(schema, namespace)
+                self.named[name] = schema
+                namespace = name.rpartition(".")[0]
+            for field in schema.get("fields", ()):
+                self.define(field["type"], namespace)
+            self.define(schema.get("items", schema.get("values")), namespace)
 
     def blocks(self, schema: Any, namespace: str, path: str) -> None:
         index = 0
@@ -132,3 +141,8 @@ class _Walk:
             raise DecodeError("truncated", f"{path}: {size} bytes announced, {len(taken)} left")
         self.at += size
         return taken
+
+
+def _full_name(schema: Mapping[str, Any], namespace: str) -> str:
+    name = str(schema["name"])
+    return name if "." in name else f"{schema.get('namespace', namespace)}.{name}"

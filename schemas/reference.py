@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from schemas.released import Released
@@ -15,24 +15,24 @@ Every value on the log is one of these Avro records, written with the schema in 
 Instants are microseconds since 1970 UTC, decimals have 38 digits of which 12 are decimals.
 """
 _TITLES = {
-    "commands": "Commands",
-    "events": "Events",
-    "results": "Results",
-    "usage": "Usage",
-    "rejected": "Rejected usage",
+    "billing.commands": "Commands",
+    "billing.events": "Events",
+    "billing.results": "Results",
+    "usage.events": "Usage",
+    "usage.rejected": "Rejected usage",
 }
 
 
 def reference(latest: Sequence[Released]) -> str:
     """The page, for the newest version of each record."""
     lines = [_HEAD]
-    topics = {topic.stream: topic for topic in bundled_topics()}
+    topics = {topic.name: topic for topic in bundled_topics()}
     shared: dict[str, Any] = {}
-    for stream, title in _TITLES.items():
-        records = [each for each in latest if each.stream == stream]
+    for topic, title in _TITLES.items():
+        records = [each for each in latest if each.stream == topics[topic].stream]
         if not records:
             continue
-        lines += [f"## {title}", "", *_topic(topics[stream]), ""]
+        lines += [f"## {title}", "", _topic(topics[topic]), ""]
         for each in records:
             lines += _record(each.schema, f"{each.record} (version {each.version})", shared)
     lines += ["## Parts of messages", ""]
@@ -41,9 +41,9 @@ def reference(latest: Sequence[Released]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _topic(topic: Topic) -> Iterator[str]:
+def _topic(topic: Topic) -> str:
     kept = "for ever" if topic.retention_days is None else f"{topic.retention_days} days"
-    yield f"Topic `{topic.name}`, key {topic.key}, kept {kept}. {topic.doc}"
+    return f"Topic `{topic.name}`, key {topic.key}, kept {kept}. {topic.doc}"
 
 
 def _record(schema: Any, title: str, shared: dict[str, Any]) -> list[str]:
