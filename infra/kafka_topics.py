@@ -161,11 +161,10 @@ def _offsets(config: KafkaConfig, topic: str, partitions: Sequence[int], which: 
     asked = {rd.TopicPartition(config.named(topic), each): which for each in partitions}
     if not asked:
         return {}
+    admin = AdminClient(config.client())  # held until the answers are there: they never come to one that is gone
     try:
-        answers = AdminClient(config.client()).list_offsets(
-            asked, isolation_level=_ISOLATION[isolation], request_timeout=_TIMEOUT_S
-        )
-        return {each.partition: future.result(_TIMEOUT_S).offset for each, future in answers.items()}
+        answers = admin.list_offsets(asked, isolation_level=_ISOLATION[isolation], request_timeout=_TIMEOUT_S)
+        return {each.partition: future.result().offset for each, future in answers.items()}
     except rd.KafkaException as e:
         raise translated(e, f"asking where {topic} ends") from e
 
