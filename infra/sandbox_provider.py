@@ -221,7 +221,7 @@ def main(settings: Settings) -> int:
     stop = shutdown.on_signals()
     port = settings.sandbox_port or urlsplit(settings.sandbox).port or 0
     sandbox = Sandbox(settings.data / "sandbox" / "book.sqlite3")
-    serving = server(sandbox, "127.0.0.1", port)
+    serving = server(sandbox, settings.sandbox_host, port)
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     log.info("sandbox provider listens", port=serving.server_address[1], at=datetime.now(UTC).isoformat())

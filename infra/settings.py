@@ -82,6 +82,7 @@ class Settings(BaseModel):
         default="sandbox", description="Who collects from a customer that names no provider of its own."
     )
     sandbox: str = Field(default="", description="URL of the sandbox provider. Empty: the local stack's.")
+    sandbox_host: str = "127.0.0.1"
     sandbox_port: Port = Field(default=0, description="Where the sandbox listens; 0: the local stack picks one.")
     stripe_key: SecretStr = SecretStr("")
     stripe_webhook_secret: SecretStr = SecretStr("")
