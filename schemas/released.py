@@ -77,7 +77,14 @@ def raw_schema(schema: Any) -> Any:
 
 def _read(path: Path) -> Released:
     record, version, _ = path.name.split(".")
-    schema = json.loads(path.read_text(encoding="utf-8"))
-    if schema["name"] != record or schema["namespace"].rsplit(".", 1)[-1] != path.parent.name:
-        raise ValueError(f"{path}: holds {schema['namespace']}.{schema['name']}")
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path}: not JSON: {e}") from e
+    match schema:
+        case {"type": "record", "name": str(name), "namespace": str(namespace), "fields": list()}:
+            if (name, namespace.rsplit(".", 1)[-1]) != (record, path.parent.name):
+                raise ValueError(f"{path}: holds {namespace}.{name}")
+        case _:
+            raise ValueError(f"{path}: is no record with a name, a namespace and fields")
     return Released(path.parent.name, record, int(version), schema)

@@ -26,6 +26,7 @@ MODULES = {
     "status": "services.cli_stack",
     "run": "services.cli_run",
     "config": "services.cli_config",
+    "schemas": "services.cli_schemas",
     "catalog": "services.cli_catalog",
     "usage": "services.cli_usage",
     "customers": "services.cli_customers",
