@@ -97,6 +97,10 @@ class Settings(BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = Field(default=0, description="Where a process shows /metrics; 0: nowhere.")
 
+    scheduler_interval: Duration = Field(
+        default=timedelta(milliseconds=250), description="How often is looked for periods that are over."
+    )
+
     start_timeout: Duration = Field(
         default=timedelta(minutes=3), description="How long `up` waits for everything to answer."
     )
