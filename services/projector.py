@@ -51,12 +51,13 @@ def build(settings: Settings, pool: postgres.Pool) -> App:
         async for batch in faust_app.micro_batches(stream, BATCH_MAX):
             failpoint("projector.after_poll")
             await faust_app.apply_or_exit(partial(apply, pool), batch)
+            faust_app.report_lag(app, batch)
 
     return app
 
 
-def apply(pool: postgres.Pool, batch: Batch) -> None:
-    """Apply the events of a batch that are new, in one transaction.
+def apply(pool: postgres.Pool, batch: Batch, *, into: int | None = None) -> None:
+    """Apply the events of a batch that are new, in one transaction, to the current generation or the one given.
 
     Raises:
         CorruptHistory: the log cannot be what a command handler wrote.
@@ -64,7 +65,7 @@ def apply(pool: postgres.Pool, batch: Batch) -> None:
         Transient: nothing was applied, or nobody knows; try again.
     """
     with postgres.transaction(pool) as tx:
-        number = generation.enter(tx, billing_set.NAME, writes=True)
+        number = generation.enter(tx, billing_set.NAME, into, writes=True)
         stored = generation.checkpoints(tx, billing_set.NAME, number, batch.topic).get(batch.partition, 0)
         new = [record for record in batch if record.offset >= stored]
         applied = 0
