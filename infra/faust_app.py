@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import faust
 from aiokafka.helpers import create_ssl_context
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.types import TP
 
 from infra import telemetry
 from infra.errors import Conflict, Misconfigured, Transient
@@ -86,6 +87,7 @@ def create_app(name: str, settings: Settings, *, topics: Sequence[str], stored_o
         stream_buffer_maxsize=256,  # records of up to 1 MB: bounds the memory
         stream_wait_empty=False,
         producer_acks=-1,
+        consumer_group_instance_id=settings.instance or None,
         web_enabled=False,
     )
     app.settings = settings
@@ -168,6 +170,13 @@ async def apply_or_exit(apply: Callable[[Batch], None], batch: Batch, *, patienc
         except Exception:
             log.exception("batch failed", topic=batch.topic, partition=batch.partition, offset=batch[0].offset)
             os._exit(CRASHED)
+
+
+def report_lag(app: App, batch: Batch) -> None:
+    """Say how many records of the partition of `batch`, just applied, lie after it."""
+    end = app.consumer.highwater(TP(app.settings.topic(batch.topic), batch.partition))
+    if end is not None:
+        telemetry.LAG.labels(batch.topic, str(batch.partition)).set(max(0, end - batch[-1].offset - 1))
 
 
 class _Buffer:

@@ -62,15 +62,11 @@ class Identity(NamedTuple):
 class Value(NamedTuple):
     """What a counted event contributes to a series."""
 
-    tenant: str
     series: int
-    time_us: int
     number: str | None
     """Decimal text."""
     text: str | None
-    partition: int
-    offset: int
-    index: int
+    event: Identity
 
 
 class Series(NamedTuple):
@@ -230,9 +226,9 @@ def add_values(tx: Tx, values: Sequence[Value]) -> None:
         copy.write(
             "".join(
                 [
-                    f"{_text(tenant)}\t{series}\t{time_us}\t{NULL if number is None else number}"
-                    f"\t{NULL if text is None else _text(text)}\t{partition}\t{offset}\t{index}\n"
-                    for tenant, series, time_us, number, text, partition, offset, index in values
+                    f"{_text(event.tenant)}\t{series}\t{event.time_us}\t{NULL if number is None else number}"
+                    f"\t{NULL if text is None else _text(text)}\t{event.partition}\t{event.offset}\t{event.index}\n"
+                    for series, number, text, event in values
                 ]
             )
         )

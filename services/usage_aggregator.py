@@ -1,0 +1,246 @@
+"""Counts usage, each event once.
+
+Consumes `usage.events`, from its own checkpoints; produces `usage.rejected`. Owns the projection set `usage` and its
+checkpoints. Repeats safely because everything that follows from a micro-batch (identities, values, windows, fates,
+the checkpoint) is one Postgres transaction, and the checkpoint moves by compare-and-set: what comes again lies below
+it, and a worker that lost its partition cannot write. Refused usage is sent, with the brokers' acknowledgement, before
+the checkpoint moves: a crash in between sends it again, with the same position in it and in `ce_id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra import faust_app, postgres, telemetry
+from infra.errors import Conflict
+from infra.failpoints import failpoint
+from infra.faust_app import App, Batch
+from infra.kafka import KafkaConfig, Position, Producer, headers, partition_for
+from infra.settings import Settings
+from projections import generation, usage
+from schemas.codec import decode_usage, encode_rejected, fingerprint_of
+from services.usage_intake import WHOLE_RECORD, Claim, Fates, Judged, Measuring, Placed, Refusal, judge
+
+log = telemetry.logger("services.usage_aggregator")
+
+EVENTS = telemetry.counter("usage_events_total", "Usage events by what became of them.", "fate")
+BATCH_RECORDS_MAX = 500
+BATCH_BYTES_MAX = 1_000_000  # about 12,000 events in batches: a transaction of half a second
+SERIES_KNOWN_MAX = 500_000  # about 200 MB; then the cache starts anew
+REJECTED = "usage.rejected"
+TEXT_SHOWN_MAX = 500  # of a refusal's texts in its row; the topic has them whole
+
+Publish = Callable[[Sequence[Refusal]], None]
+"""Sends refusals to those who want to know; returns when they are safe."""
+
+
+def main(settings: Settings) -> int:
+    """Count until SIGTERM; exit code 0, or 70 if it broke down."""
+    pool = postgres.worker_pool(settings)
+    producer = Producer(KafkaConfig.of(settings))
+    return faust_app.run(build(settings, pool, UsageStore(pool, placing(settings), publisher(producer))))
+
+
+def build(settings: Settings, pool: postgres.Pool, store: UsageStore) -> App:
+    """The aggregator's app; starts nothing."""
+
+    def stored(_assigned: set[Position]) -> Mapping[Position, int]:
+        with postgres.transaction(pool) as tx:
+            return generation.positions(tx, usage.SET, generation.current(tx, usage.SET))
+
+    app = faust_app.create_app("usage-aggregator", settings, topics=[usage.TOPIC], stored_offsets=stored)
+
+    @app.agent(faust_app.source(app), concurrency=1)
+    async def aggregate(stream: Any) -> None:
+        async for batch in faust_app.micro_batches(stream, BATCH_RECORDS_MAX, max_bytes=BATCH_BYTES_MAX):
+            failpoint("usage.after_poll")
+            await faust_app.apply_or_exit(store.apply, batch)
+            faust_app.report_lag(app, batch)
+
+    return app
+
+
+def placing(settings: Settings) -> Placed:
+    """Where a tenant's usage belongs."""
+    return lambda tenant, partition: partition_for(tenant, settings.usage_partitions) == partition
+
+
+def publisher(producer: Producer) -> Publish:
+    """Sends refusals to `usage.rejected`."""
+
+    def publish(refusals: Sequence[Refusal]) -> None:
+        for each in refusals:
+            value = encode_rejected(each.usage)
+            place = f"{each.usage.topic}/{each.usage.partition}/{each.usage.offset}"
+            tenant = each.usage.tenant or UNKNOWN_TENANT
+            producer.send(
+                REJECTED,
+                value,
+                key=tenant,
+                headers=headers(
+                    id=place if each.usage.index is None else f"{place}/{each.usage.index}",
+                    type="tallybook.rejected.RejectedUsage",
+                    source="tallybook/usage-aggregator",
+                    time=each.appended_at,
+                    schema=fingerprint_of(value),
+                    tenant=tenant,
+                ),
+            )
+        producer.flush()
+
+    return publish
+
+
+UNKNOWN_TENANT = "unknown"  # key of refused records that tell no tenant: a key is never empty
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a partition at `next_offset`, without asking Postgres again."""
+
+    generation: int
+    next_offset: int
+    controls: dict[str, Measuring] = field(default_factory=dict)
+
+
+class UsageStore:
+    """Applies micro-batches to one generation of the projection set `usage`."""
+
+    def __init__(
+        self, pool: postgres.Pool, placed: Placed, publish: Publish | None, *, into: int | None = None
+    ) -> None:
+        """`into`: the generation to write; None follows the current one. `publish`: None while rebuilding."""
+        self._pool = pool
+        self._placed = placed
+        self._publish = publish
+        self._into = into
+        self._known: dict[int, _Known] = {}
+        self._series: dict[usage.Series, int] = {}
+        self._series_generation = 0
+
+    def apply(self, batch: Batch) -> None:
+        """Apply the records of a batch that are new, in one transaction.
+
+        Raises:
+            RecordsMissing: the batch does not continue what is stored.
+            Conflict: another worker moved the checkpoint meanwhile; call again.
+            Transient: nothing was applied, or nobody knows; call again.
+        """
+        try:
+            with postgres.transaction(self._pool) as tx:
+                applied = self._apply(tx, batch)
+        except generation.Stale as e:
+            raise Conflict(str(e)) from e
+        failpoint("usage.after_commit")
+        if applied is not None:
+            known, series, judged = applied
+            self._known[batch.partition] = known
+            self._remember(known.generation, series)
+            _count(judged)
+
+    def _apply(
+        self, tx: postgres.Cursor, batch: Batch
+    ) -> tuple[_Known, dict[usage.Series, int], Judged] | None:
+        number = generation.enter(tx, usage.SET, self._into, writes=True)
+        stored = generation.checkpoints(tx, usage.SET, number, usage.TOPIC).get(batch.partition, 0)
+        records = [each for each in batch if each.offset >= stored]
+        if not records:
+            return None
+        if stored < batch.follows:
+            raise RecordsMissing(f"{usage.TOPIC}/{batch.partition} stands at {stored}; next came {batch.follows}")
+        known = self._known.get(batch.partition)
+        if known is None or (known.generation, known.next_offset) != (number, stored):
+            known = _Known(number, stored, _controls(tx, batch.partition))
+        judged = judge(records, known.controls, self._placed)
+        counted = judged.settle(usage.claim(tx, [each.event for each in judged.claims]))
+        failpoint("usage.after_copy")
+        if self._publish is not None and judged.refusals:
+            self._publish(judged.refusals)
+        series = self._write(tx, number, batch.partition, judged, counted)
+        next_offset = records[-1].offset + 1
+        generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, next_offset)
+        failpoint("usage.before_commit")
+        return _Known(number, next_offset, known.controls | judged.controls), series, judged
+
+    def _write(
+        self, tx: postgres.Cursor, number: int, partition: int, judged: Judged, counted: Sequence[Claim]
+    ) -> dict[usage.Series, int]:
+        """All rows but the identities; returns the series that were not known before."""
+        known = self._series if self._series_generation == number else {}
+        wanted = {each.series for claim in counted for each in claim.contributions}
+        new = usage.series_ids(tx, [each for each in wanted if each not in known])
+        usage.add_values(
+            tx,
+            [
+                usage.Value(known.get(made.series) or new[made.series], made.number, made.text, claim.event)
+                for claim in counted
+                for made in claim.contributions
+            ],
+        )
+        usage.add_fates(
+            tx, [_fate(tenant, hour, partition, fates) for (tenant, hour), fates in judged.fates.items()]
+        )
+        usage.add_refused(tx, [_refused(each) for each in judged.refusals])
+        usage.set_controls(
+            tx,
+            [
+                usage.Control(tenant, partition, each.control.version, each.value, each.offset)
+                for tenant, each in judged.controls.items()
+            ],
+        )
+        return new
+
+    def _remember(self, number: int, series: Mapping[usage.Series, int]) -> None:
+        """Cache committed series only: those of a transaction that failed do not exist."""
+        if self._series_generation != number or len(self._series) > SERIES_KNOWN_MAX:
+            self._series, self._series_generation = {}, number
+        self._series.update(series)
+
+
+class RecordsMissing(Exception):
+    """Records were passed by: nothing after them may be counted. The process ends and reads on from the checkpoint."""
+
+
+def _controls(tx: postgres.Cursor, partition: int) -> dict[str, Measuring]:
+    found = {}
+    for each in usage.controls(tx, partition):
+        control = decode_usage(each.control)
+        found[each.tenant] = Measuring(control, each.offset, each.control)  # type: ignore[arg-type]
+    return found
+
+
+def _fate(tenant: str, hour: Any, partition: int, fates: Fates) -> usage.Fate:
+    return usage.Fate(
+        tenant, hour, partition, fates.received, fates.counted, fates.duplicate, fates.conflict, fates.rejected
+    )
+
+
+def _refused(refusal: Refusal) -> usage.Refused:
+    each = refusal.usage
+    return usage.Refused(
+        tenant=each.tenant or "",
+        partition=each.partition,
+        offset=each.offset,
+        index=WHOLE_RECORD if each.index is None else each.index,
+        events=refusal.events,
+        reason=each.reason,
+        detail=_shown(each.detail),
+        field=_shown(each.field),
+        source=None if each.source is None else _shown(each.source),
+        event_id=None if each.id is None else _shown(each.id),
+        appended_at=refusal.appended_at,
+    )
+
+
+def _shown(text: str) -> str:
+    """`text` as a column may hold it: Postgres has no NUL."""
+    return text[:TEXT_SHOWN_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _count(judged: Judged) -> None:
+    for fates in judged.fates.values():
+        for name in ("counted", "duplicate", "conflict", "rejected"):
+            if number := getattr(fates, name):
+                EVENTS.labels(name).inc(number)

@@ -1,0 +1,359 @@
+"""Judging usage: records in, and for each event what it claims, contributes, or why it is refused.
+
+Pure: no clock, no network. The aggregator asks Postgres which claims are taken (`Judged.claims`) and hands the answer
+to `Judged.settle`; both halves depend on nothing but the log and the order of its partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from billing.errors import Rejected
+from billing.ids import TenantId
+from billing.metering import (
+    ID_LENGTH_MAX,
+    TEXT_LENGTH_MAX,
+    Aggregation,
+    Meter,
+    RejectedUsage,
+    UsageBatch,
+    UsageControl,
+    UsageEvent,
+    check_event,
+    number,
+    readings,
+)
+from infra.kafka import Record
+from projections.usage import Identity, Series
+from schemas.codec import UsageRecords, decode_usage_records, encode_usage
+from schemas.errors import DecodeError
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
+_MICROSECOND = timedelta(microseconds=1)
+_DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
+
+RawEvent = dict[str, Any]
+Placed = Callable[[str, int], bool]
+"""Whether a tenant's usage belongs into a partition."""
+
+
+class Contribution(NamedTuple):
+    """What an event contributes to one meter: a number as decimal text, or a thing counted once."""
+
+    series: Series
+    number: str | None
+    text: str | None
+
+
+class Claim(NamedTuple):
+    """An event in order, which counts if its identity is still free."""
+
+    event: Identity
+    contributions: tuple[Contribution, ...]
+
+
+class _Arrival(NamedTuple):
+    """Where an event stands in the log, and as what it came."""
+
+    record: Record
+    index: int
+    raw: RawEvent
+
+
+@dataclass(slots=True)
+class Fates:
+    """What became of a tenant's events that were appended in one hour."""
+
+    received: int = 0
+    counted: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    rejected: int = 0
+
+
+class Refusal(NamedTuple):
+    """Usage that is not counted, and how many events that is."""
+
+    usage: RejectedUsage
+    events: int
+    appended_at: datetime
+
+
+class Measuring:
+    """A tenant's meters and bounds as one control record set them."""
+
+    def __init__(self, control: UsageControl, offset: int, value: bytes) -> None:
+        self.control = control
+        self.offset = offset
+        self.value = value
+        self._oldest_us = control.bounds.oldest_days * _DAY_US
+        self._ahead_us = control.bounds.ahead_minutes * _MINUTE_US
+        self._by_type: dict[str, tuple[_Compiled, ...]] = {}
+        for meter in control.meters:
+            self._by_type[meter.event_type] = (*self._by_type.get(meter.event_type, ()), _Compiled(meter))
+
+    def contributions(self, raw: RawEvent, appended_us: int) -> tuple[Contribution, ...]:
+        """What an event contributes. The quick way for events in order; all others take the way of `billing.metering`.
+
+        Raises:
+            Rejected: the event is refused.
+        """
+        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // _MICROSECOND
+        properties: dict[str, str] = raw["properties"]
+        compiled = self._by_type.get(raw["type"])
+        if (
+            compiled is None
+            or not present_us - self._oldest_us <= raw["time"] <= present_us + self._ahead_us
+            or not (_is_name(raw["id"]) and _is_name(raw["source"]) and _is_name(raw["customer"]))
+            or not all(len(each) <= TEXT_LENGTH_MAX and "\0" not in each for each in properties.values())
+        ):
+            return self._slowly(raw, present_us)
+        tenant, customer = self.control.tenant, raw["customer"]
+        return tuple([made for each in compiled if (made := each.read(tenant, customer, properties)) is not None])
+
+    def _slowly(self, raw: RawEvent, present_us: int) -> tuple[Contribution, ...]:
+        event = _event(raw)
+        check_event(event, self.control.bounds, EPOCH + timedelta(microseconds=present_us))
+        names = {meter.key: meter.dimensions for meter in self.control.meters}
+        return tuple(
+            Contribution(
+                Series(self.control.tenant, event.customer, each.meter, names[each.meter], each.dimensions),
+                None if each.number is None else format(each.number, "f"),
+                each.text,
+            )
+            for each in readings(event, self.control.meters)
+            if each.number is not None or each.text is not None
+        )
+
+
+class _Compiled:
+    """A meter, ready to read raw events quickly; gives what `billing.metering.read` gives."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._key = meter.key
+        self._names = meter.dimensions
+        self._value = meter.value or ""
+        self._field = f"properties.{meter.value}"
+        self._is_count = meter.aggregation is Aggregation.COUNT
+        self._is_unique = meter.aggregation is Aggregation.UNIQUE
+        self._filters = [(each.property, frozenset(each.values)) for each in meter.filters]
+
+    def read(self, tenant: str, customer: str, properties: dict[str, str]) -> Contribution | None:
+        for name, allowed in self._filters:
+            if properties.get(name) not in allowed:
+                return None
+        names = self._names
+        series = Series(tenant, customer, self._key, names, tuple([properties.get(each, "") for each in names]))
+        if self._is_count:
+            return Contribution(series, "1", None)
+        value = properties.get(self._value)
+        if self._is_unique:
+            return Contribution(series, None, value) if value else None
+        if value is None:
+            raise Rejected("missing_value", f"meter {self._key!r} needs it as a number", field=self._field)
+        number(value, self._field)  # for its refusals
+        return Contribution(series, value, None)
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a run of records comes to, before it is known which identities are taken."""
+
+    claims: list[Claim] = field(default_factory=list)
+    """First event of each identity, in order of the log."""
+    refusals: list[Refusal] = field(default_factory=list)
+    fates: dict[tuple[str, datetime], Fates] = field(default_factory=dict)
+    """By tenant and hour of the append; final after `settle`."""
+    controls: dict[str, Measuring] = field(default_factory=dict)
+    """Tenants that are measured in a new way at the end of the run."""
+    _arrivals: list[_Arrival] = field(default_factory=list)
+    _repeats: list[tuple[int, str, _Arrival]] = field(default_factory=list)
+    """(Place of the claim with that identity, content, the later arrival)."""
+
+    def settle(self, taken: Mapping[int, str]) -> list[Claim]:
+        """The claims that count. `taken`: content of the earlier event by place of each claim that came too late.
+
+        Adds the conflicts to `refusals` and completes `fates`.
+        """
+        for place, content in sorted(taken.items()):
+            self._late_arrival(content, self.claims[place].event.content, self._arrivals[place])
+        for place, content, arrival in self._repeats:
+            self._late_arrival(taken.get(place, self.claims[place].event.content), content, arrival)
+        counted = []
+        for place, claim in enumerate(self.claims):
+            if place not in taken:
+                counted.append(claim)
+                self.fate(claim.event.tenant, self._arrivals[place].record).counted += 1
+        return counted
+
+    def _late_arrival(self, first: str, content: str, arrival: _Arrival) -> None:
+        tenant = _tenant_of(arrival)
+        fates = self.fate(tenant, arrival.record)
+        if first == content:
+            fates.duplicate += 1
+            return
+        fates.conflict += 1
+        detail = "an event with this source and id but other content was counted before"
+        self.refusals.append(_refused_event(tenant, arrival, Rejected("id_conflict", detail, field="id")))
+
+    def fate(self, tenant: str, record: Record) -> Fates:
+        """Where to count an event of `record`."""
+        key = (tenant, record.appended_at.replace(minute=0, second=0, microsecond=0))
+        known = self.fates.get(key)
+        if known is None:
+            known = self.fates[key] = Fates()
+        return known
+
+
+def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: Placed) -> Judged:
+    """What `records`, one partition's in order, come to when the partition measures by `controls` at their start."""
+    judged = Judged()
+    places: dict[tuple[str, str], int] = {}
+    for record in records:
+        try:
+            content = decode_usage_records(record.value)
+        except DecodeError as error:
+            _refuse_record(judged, record, "", 1, error.reason, error.detail)
+            continue
+        count = len(content.events) if isinstance(content, UsageRecords) else 1
+        if refusal := _misaddressed(record, content, placed):
+            tenant = content.tenant if _is_name(content.tenant) else ""
+            _refuse_record(judged, record, tenant, max(count, 1), *refusal)
+        elif isinstance(content, UsageControl):
+            known = judged.controls.get(content.tenant) or controls.get(content.tenant)
+            if known is None or content.version > known.control.version:
+                judged.controls[content.tenant] = Measuring(content, record.offset, record.value or b"")
+        elif count == 0:
+            _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
+        else:
+            measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
+            _judge_batch(judged, places, record, content, measuring)
+    return judged
+
+
+def _judge_batch(
+    judged: Judged, places: dict[tuple[str, str], int], record: Record, batch: UsageRecords, measuring: Measuring | None
+) -> None:
+    if measuring is None:
+        detail = f"tenant {batch.tenant!r} is not registered, or its registration has not reached this partition yet"
+        _refuse_record(judged, record, batch.tenant, len(batch.events), "unknown_tenant", detail)
+        return
+    tenant = batch.tenant
+    fates = judged.fate(tenant, record)
+    fates.received += len(batch.events)
+    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
+    for index, raw in enumerate(batch.events):
+        try:
+            contributions = measuring.contributions(raw, appended_us)
+        except Rejected as refused:
+            fates.rejected += 1
+            judged.refusals.append(_refused_event(tenant, _Arrival(record, index, raw), refused))
+            continue
+        identity, content = identity_of(raw["source"], raw["id"]), content_of(raw)
+        place = places.setdefault((tenant, identity), len(judged.claims))
+        if place < len(judged.claims):
+            judged._repeats.append((place, content, _Arrival(record, index, raw)))
+            continue
+        event = Identity(
+            tenant, identity, content, record.partition, record.offset, index, raw["customer"], raw["time"]
+        )
+        judged.claims.append(Claim(event, contributions))
+        judged._arrivals.append(_Arrival(record, index, raw))
+
+
+def identity_of(source: str, id: str) -> str:
+    """What an event is recognised by within its tenant: 32 hex digits (SEMANTICS 13)."""
+    return blake2b(f"{len(source)}:{source}{id}".encode(), digest_size=16).hexdigest()
+
+
+def content_of(raw: RawEvent) -> str:
+    """What two events with the same identity must share to be the same: 32 hex digits."""
+    parts = [raw["type"], raw["customer"], str(raw["time"])]
+    properties = raw["properties"]
+    for name in sorted(properties):
+        parts += (name, properties[name])
+    # A length before each part: no two contents run together.
+    return blake2b("".join([f"{len(each)}:{each}" for each in parts]).encode(), digest_size=16).hexdigest()
+
+
+def _misaddressed(record: Record, content: UsageRecords | UsageControl, placed: Placed) -> tuple[str, str, str] | None:
+    """Reason, detail and field if key, headers or partition do not belong to the tenant in the record."""
+    tenant = content.tenant
+    if not _is_name(tenant):
+        return "invalid_tenant", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", "tenant"
+    if record.key != tenant.encode():
+        return "key_mismatch", f"the record's key is {record.key!r:.80}; it must be the tenant, {tenant!r}", "key"
+    if "tenant" in record.repeated or record.headers.get("tenant") != tenant.encode():
+        return "header_mismatch", f"the header `tenant` must be given once, as {tenant!r}", "headers.tenant"
+    if isinstance(content, UsageRecords) and not placed(tenant, record.partition):
+        detail = f"partition {record.partition} is not the tenant's: the partitioner must be murmur2_random"
+        return "key_mismatch", detail, "partition"
+    return None
+
+
+def _refuse_record(
+    judged: Judged, record: Record, tenant: str, events: int, reason: str, detail: str, field: str = ""
+) -> None:
+    fates = judged.fate(tenant, record)
+    fates.received += events
+    fates.rejected += events
+    usage = RejectedUsage(
+        tenant=TenantId(tenant) if tenant else None,
+        reason=reason,
+        detail=detail,
+        field=field,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        original=record.value or b"",
+    )
+    judged.refusals.append(Refusal(usage, events, record.appended_at))
+
+
+def _refused_event(tenant: str, arrival: _Arrival, refused: Rejected) -> Refusal:
+    """The refusal of one event; its original is a batch of it alone, ready to be sent again."""
+    raw = arrival.raw
+    usage = RejectedUsage(
+        tenant=TenantId(tenant),
+        reason=refused.code,
+        detail=refused.detail,
+        field=f"events[{arrival.index}].{refused.field}" if refused.field else f"events[{arrival.index}]",
+        topic=arrival.record.topic,
+        partition=arrival.record.partition,
+        offset=arrival.record.offset,
+        index=arrival.index,
+        source=raw["source"],
+        id=raw["id"],
+        original=_alone(tenant, raw, arrival.record),
+    )
+    return Refusal(usage, 1, arrival.record.appended_at)
+
+
+def _alone(tenant: str, raw: RawEvent, record: Record) -> bytes:
+    try:
+        return encode_usage(UsageBatch(tenant=TenantId(tenant), events=(_event(raw),)))
+    except Rejected:  # its time is none that a calendar knows: keep the record it came in
+        return record.value or b""
+
+
+def _event(raw: RawEvent) -> UsageEvent:
+    try:
+        time = EPOCH + timedelta(microseconds=raw["time"])
+    except OverflowError as e:
+        code = "too_late" if raw["time"] < 0 else "in_future"
+        raise Rejected(code, "the time lies outside of the years 1 to 9999", field="time") from e
+    return UsageEvent(**{**raw, "time": time})
+
+
+def _tenant_of(arrival: _Arrival) -> str:
+    assert arrival.record.key is not None  # or it had been refused as misaddressed
+    return arrival.record.key.decode()
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= ID_LENGTH_MAX and text.isprintable()
