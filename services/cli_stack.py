@@ -142,6 +142,8 @@ def _wait(settings: Settings, process: subprocess.Popen[bytes] | None) -> dict[s
             for name, child in children.items():
                 if child["state"] == "failed":
                     raise Misconfigured(f"{name} ended with code 78; its log says why: {child['log']}")
+                if child["restarts"] >= supervisor.TRIES and not child["has_worked"]:
+                    raise Transient(f"{name} ends again and again (code {child['exit_code']}); see {child['log']}")
             waiting = {name: child for name, child in children.items() if child["state"] not in ("healthy", "done")}
             if time.monotonic() > deadline:
                 raise Transient("not healthy in time: " + "; ".join(f"{n}, see {c['log']}" for n, c in waiting.items()))

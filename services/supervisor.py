@@ -24,7 +24,7 @@ from typing import Any
 from infra.errors import Conflict, Misconfigured, Transient
 from infra.local import stack
 from infra.local.children import Child, Program, State, end_leftovers
-from infra.local.ports import Ports
+from infra.local.ports import Ports, is_free
 from infra.settings import PREFIX, STATE_FILE, Settings
 
 SERVICES = (
@@ -48,7 +48,7 @@ PREPARE = "prepare"
 
 _SERVER_STAGE, _PREPARE_STAGE, _SERVICE_STAGE = 0, 1, 2
 _TICK_S = 0.05
-_TRIES = 6
+TRIES = 6
 """A server or the preparations that never worked are given up after so many restarts (about 12 s)."""
 _GROUPS = {"servers": SERVERS, "stack": (*SERVERS, PREPARE), "services": SERVICES}
 
@@ -85,22 +85,25 @@ def plan(settings: Settings, names: frozenset[str]) -> tuple[list[Program], dict
     common = {f"{PREFIX}{name.upper()}": value for name, value in addresses.items() if name in Settings.model_fields}
     common |= {f"{PREFIX}API_PORT": str(api_port), f"{PREFIX}SANDBOX_PORT": str(sandbox_port)}
     programs.append(_process(PREPARE, common, stage=_PREPARE_STAGE, once=True))
+    listening = {"api": api_port, "sandbox": sandbox_port}
     for name in SERVICES:
         if name == "sandbox" and settings.sandbox:
             continue
-        metrics = ports.get(f"metrics {name}")
-        programs.append(_process(name, common | {f"{PREFIX}METRICS_PORT": str(metrics)}, stage=_SERVICE_STAGE))
+        shown_at = ports.get(f"metrics {name}")
+        own = common | {f"{PREFIX}METRICS_PORT": str(shown_at)}
+        programs.append(_process(name, own, stage=_SERVICE_STAGE, port=listening.get(name)))
     return [program for program in programs if program.name in names], addresses
 
 
-def _process(name: str, env: Mapping[str, str], *, stage: int, once: bool = False) -> Program:
-    port = int(env.get(f"{PREFIX}METRICS_PORT", 0))
+def _process(name: str, env: Mapping[str, str], *, stage: int, once: bool = False, port: int | None = None) -> Program:
+    """Process `name`; it is healthy when it shows its metrics and, if it has a `port`, takes connections there."""
+    shown_at = int(env.get(f"{PREFIX}METRICS_PORT", 0))
     return Program(
         name=name,
         command=(sys.executable, "-m", "services.cli", "run", name),
         env=env,
         stage=stage,
-        ready=lambda: not port or metrics("127.0.0.1", port) is not None,
+        ready=lambda: metrics("127.0.0.1", shown_at) is not None and (port is None or not is_free(port)),
         once=once,
     )
 
@@ -276,7 +279,7 @@ def _problem_of(child: Child) -> str:
     """Why the whole cannot go on because of `child`; empty while it can. A service may fail without the others."""
     if child.problem is not None:
         return f"{child.program.name}: {child.problem}"
-    hopeless = child.state is State.FAILED or (child.restarts >= _TRIES and not child.has_worked)
+    hopeless = child.state is State.FAILED or (child.restarts >= TRIES and not child.has_worked)
     if hopeless and child.program.stage < _SERVICE_STAGE:
         return f"{child.program.name} ended with code {child.exit_code}: {child.last_line()}; see {child.log}"
     return ""

@@ -178,6 +178,7 @@ class Child:
             "started_at": self.started_at or None,
             "exit_code": self.exit_code,
             "note": self.note,
+            "has_worked": self.has_worked,
             "metrics_port": int(self.program.env.get("TALLYBOOK_METRICS_PORT", 0)) or None,
             "log": str(self.log),
         }

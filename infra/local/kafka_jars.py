@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from jgo.maven import MavenContext
-
 from infra.errors import Transient
 
 LOCK = Path(__file__).with_name("kafka.lock")
@@ -41,7 +39,7 @@ def class_path(cache: Path, report: Callable[[str], None], lock: Path = LOCK) ->
 
 
 def _download(folder: Path, missing: list[tuple[str, str]], report: Callable[[str], None]) -> None:
-    context = MavenContext(repo_cache=folder, timeout=60)
+    context = _repository(folder)
     done_bytes = 0
     report(f"downloading Kafka: 0 of {len(missing)} jars")
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -71,7 +69,7 @@ def _fetch(context: Any, path: Path, jar: str, sha256: str) -> int:
 
 def lock_text(version: str, cache: Path) -> str:
     """The lock for Kafka `version`: everything that its broker needs at run time, resolved and hashed now."""
-    context = MavenContext(repo_cache=cache / "maven", timeout=60)
+    context = _repository(cache / "maven")
     broker = context.create_dependency(f"org.apache.kafka:kafka_2.13:{version}")
     broker.scope = "compile"
     artifacts = _resolved(context, broker)
@@ -84,6 +82,13 @@ def lock_text(version: str, cache: Path) -> str:
         digest = hashlib.sha256(artifact.resolve().read_bytes()).hexdigest()
         lines.append(f"{digest} {artifact.groupId}:{artifact.artifactId}:{artifact.version}")
     return "\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n"
+
+
+def _repository(folder: Path) -> Any:
+    # Imported here: it takes a fifth of a second, and only a first start needs it.
+    from jgo.maven import MavenContext
+
+    return MavenContext(repo_cache=folder, timeout=60)
 
 
 def _resolved(context: Any, dependency: Any) -> list[Any]:

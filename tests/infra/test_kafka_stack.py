@@ -145,7 +145,7 @@ def test_offsets_move_with_the_transaction(config: KafkaConfig) -> None:
     asked.flush()
     given: list[Position] = []
     consumer = Consumer(config, "command-handler", reset="earliest")
-    consumer.subscribe([COMMANDS], assigned=given.extend, revoked=lambda _: None, lost=lambda _: None)  # type: ignore[arg-type]
+    consumer.subscribe([COMMANDS], assigned=given.extend, revoked=lambda _: None, lost=lambda _: None)
     records: list[Record] = []
 
     def came() -> bool:
@@ -167,7 +167,7 @@ def test_offsets_move_with_the_transaction(config: KafkaConfig) -> None:
     again = Consumer(config, "command-handler", reset="earliest")
     again.subscribe([COMMANDS], assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None)
     read: list[Record] = []
-    eventually(lambda: read.extend(again.poll()) or read, within_s=30)
+    read += eventually(again.poll, within_s=30)
     assert [record.value for record in read] == [b"2"]
     again.close()
 
@@ -196,8 +196,10 @@ def test_topics_are_created_once_and_then_checked(settings: Settings) -> None:
 def broken(config: KafkaConfig, each: Topic, count: int, **settings: Any) -> None:
     changed = each.config() | {name.replace("_", "."): value for name, value in settings.items()}
     new = NewTopic(config.named(each.name), num_partitions=count, replication_factor=1, config=changed)
-    for future in AdminClient(config.client()).create_topics([new]).values():
+    admin = AdminClient(config.client())
+    for future in admin.create_topics([new]).values():
         future.result(30)
+    eventually(lambda: config.named(each.name) in admin.list_topics().topics)
 
 
 @pytest.mark.parametrize(
