@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import confluent_kafka as rd
 
 from infra.errors import Transient
 from infra.kafka_client import Delivery, KafkaConfig, Position, translated
-from infra.kafka_consumer import Consumer
 
 PRODUCER: Mapping[str, Any] = {
     "enable.idempotence": True,
@@ -106,6 +105,13 @@ class Producer:
         self.flush(timeout_s)
 
 
+class Member(Protocol):
+    """A consumer that holds partitions in a group."""
+
+    def group_metadata(self) -> Any:
+        """What fences it, once the group moved on without it."""
+
+
 class TransactionalProducer(Producer):
     """The only writer under its transactional id: whoever initialises it last fences its predecessors.
 
@@ -124,7 +130,7 @@ class TransactionalProducer(Producer):
     def begin(self) -> None:
         self._try("beginning a transaction", self._rd.begin_transaction)
 
-    def send_offsets(self, next_offsets: Mapping[Position, int], consumer: Consumer, timeout_s: float = 30) -> None:
+    def send_offsets(self, next_offsets: Mapping[Position, int], consumer: Member, timeout_s: float = 30) -> None:
         """Let the group's positions move with the transaction."""
         positions = [rd.TopicPartition(self._config.named(t), p, at) for (t, p), at in next_offsets.items()]
         metadata = consumer.group_metadata()

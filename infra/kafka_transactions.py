@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from infra.errors import Transient
 from infra.kafka_client import KafkaConfig, Position, Record
 from infra.kafka_consumer import Consumer
-from infra.kafka_producer import TransactionalProducer
+from infra.kafka_producer import Member, TransactionalProducer
 from infra.kafka_topics import committed_offsets, scan, start_offsets
 from infra.telemetry import LAG, logger
 
 log = logger("infra.kafka_transactions")
 
+_MEMBERSHIP_S: Final = 5.0
 _READ_AHEAD: Final[Mapping[str, Any]] = {"queued.min.messages": 10_000, "fetch.wait.max.ms": 250}
+
+
+class KnownMembership:
+    """What the group's own consumer said last about itself, for the loops in other threads.
+
+    A consumer serves one thread at a time: asking it directly would wait for as long as another thread polls it.
+    """
+
+    def __init__(self) -> None:
+        self._metadata: Any = None
+        self._known = threading.Event()
+
+    def forget(self) -> None:
+        """The group is moving on: what is known is of the past."""
+        self._known.clear()
+
+    def learn(self, consumer: Consumer) -> None:
+        """Ask, in the consumer's own thread."""
+        self._metadata = consumer.group_metadata()
+        self._known.set()
+
+    def group_metadata(self) -> Any:
+        """Raises `Transient` while the group is moving on."""
+        if not self._known.wait(_MEMBERSHIP_S):
+            raise Transient("Kafka: the consumer group is moving on")
+        return self._metadata
 
 
 class KafkaPartitionLog:
@@ -28,7 +56,7 @@ class KafkaPartitionLog:
     def __init__(
         self,
         config: KafkaConfig,
-        member: Consumer,
+        member: Member,
         *,
         group: str,
         transactional_id: str,

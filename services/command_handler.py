@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import Any, Final
 
 from billing.errors import CorruptHistory
@@ -18,7 +19,7 @@ from infra import telemetry
 from infra.clock import Clock, SystemClock
 from infra.errors import Transient
 from infra.kafka import Consumer, KafkaConfig, Position
-from infra.kafka_transactions import KafkaPartitionLog
+from infra.kafka_transactions import KafkaPartitionLog, KnownMembership
 from infra.settings import Settings
 from infra.shutdown import on_signals
 from services.command_decider import COMMANDS, EVENTS
@@ -50,7 +51,8 @@ class _Loop:
         self._writer = make(position)
         self.position = position
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"{position[0]}-{position[1]}", daemon=True)
+        run = copy_context().run  # so that log lines of the thread carry the process's fields
+        self._thread = threading.Thread(target=run, args=(self._run,), name=f"{position[0]}-{position[1]}", daemon=True)
         self._thread.start()
 
     def ask_to_stop(self) -> None:
@@ -71,12 +73,14 @@ class _Loop:
 class Loops:
     """The loops of the partitions that the group gave to this process."""
 
-    def __init__(self, make: Callable[[Position], PartitionWriter]) -> None:
+    def __init__(self, make: Callable[[Position], PartitionWriter], membership: KnownMembership) -> None:
         self._make = make
+        self._membership = membership
         self._loops: dict[Position, _Loop] = {}
 
     def assigned(self, positions: list[Position]) -> dict[Position, int]:
         """Start a loop for each."""
+        self._membership.forget()
         log.info("partitions assigned", partitions=sorted(partition for _, partition in positions))
         for each in positions:
             self._loops[each] = _Loop(each, self._make)
@@ -84,15 +88,16 @@ class Loops:
 
     def revoked(self, positions: list[Position]) -> None:
         """Let each finish its batch. One that does not end in time is fenced by its successor."""
-        if positions:
-            log.info("partitions revoked", partitions=sorted(partition for _, partition in positions))
         ending = [self._loops.pop(each) for each in positions if each in self._loops]
+        if ending:
+            log.info("partitions revoked", partitions=sorted(each.position[1] for each in ending))
         for each in ending:
             each.ask_to_stop()
         for each in ending:
             each.wait(_STOP_S)
             if each.failure is not None:
                 raise each.failure
+        self._membership.forget()
 
     def check(self) -> None:
         """Raises what ended a loop."""
@@ -115,11 +120,13 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
     static: dict[str, Any] = {"group.instance.id": settings.instance} if settings.instance else {}
     member = Consumer(config, GROUP, reset="latest", **static, **_MEMBER)
 
+    membership = KnownMembership()
+
     def make(position: Position) -> PartitionWriter:
         partition = position[1]
         partition_log = KafkaPartitionLog(
             config,
-            member,
+            membership,
             group=GROUP,
             transactional_id=f"{GROUP}-{COMMANDS}-{partition}",
             commands=position,
@@ -127,12 +134,13 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
         )
         return PartitionWriter(partition, settings.billing_partitions, partition_log, clock)
 
-    loops = Loops(make)
+    loops = Loops(make, membership)
     member.subscribe([COMMANDS], assigned=loops.assigned, revoked=loops.revoked, lost=loops.revoked)
     try:
         while not stopped():
             try:
-                member.poll(1, _POLL_S)  # only membership: the loops read the commands themselves
+                member.poll(1, _POLL_S)  # only to stay a member: the loops read the commands themselves
+                membership.learn(member)
             except Transient as e:
                 log.warning("group unreachable", reason=str(e))
             loops.check()
