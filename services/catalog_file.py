@@ -23,45 +23,53 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationError
 
 from billing import tenant
-from billing.catalog import PublishPriceBook, check_price_book
+from billing.catalog import Plan, PublishPriceBook, check_price_book
 from billing.customer import PaymentMethod
+from billing.discount import Coupon
 from billing.errors import Rejected
+from billing.metering import Meter
+from billing.tax import TaxRate
 from billing.tenant import Policies, RegisterTenant, UsageBounds
 from services.positioned_yaml import Document, Unreadable, load
-from services.shapes import Fault, LocalTime, Name, StrictModel, Text, faults, model_of, value_of
+from services.shapes import Fault, Identifier, LocalTime, Name, StrictModel, Text, faults, model_of, value_of
 
-_Book = model_of(PublishPriceBook)
-_Tenant = model_of(RegisterTenant)
+TaxSection = model_of(TaxRate)
+BoundsSection = model_of(UsageBounds)
+PoliciesSection = model_of(Policies)
+MeterSection = model_of(Meter)
+PlanSection = model_of(Plan)
+CouponSection = model_of(Coupon)
+PaymentMethodSection = model_of(PaymentMethod)
 
 
 class TenantSection(StrictModel):
     """Who sells."""
 
-    id: Name | None = None
+    id: Identifier | None = None
     name: Name
     currency: Name
     zone: Name
-    taxes: _Tenant.model_fields["taxes"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
-    bounds: model_of(UsageBounds) = Field(default_factory=UsageBounds)  # type: ignore[valid-type]
-    policies: model_of(Policies) = Field(default_factory=Policies)  # type: ignore[valid-type]
+    taxes: list[TaxSection] = Field(default_factory=list)  # type: ignore[valid-type]
+    bounds: BoundsSection = Field(default_factory=UsageBounds)  # type: ignore[valid-type]
+    policies: PoliciesSection = Field(default_factory=Policies)  # type: ignore[valid-type]
     test_clock: LocalTime | None = None
 
 
 class CustomerSection(StrictModel):
     """Who buys."""
 
-    id: Name
+    id: Identifier
     name: Text = ""
     email: Text = ""
-    payment_method: model_of(PaymentMethod) = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
+    payment_method: PaymentMethodSection = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
     coupons: list[Name] = Field(default_factory=list)
 
 
 class SubscriptionSection(StrictModel):
     """Who buys what, from when."""
 
-    id: Name
-    customer: Name
+    id: Identifier
+    customer: Identifier
     plan: Name
     starts_at: LocalTime | None = None
 
@@ -70,9 +78,9 @@ class CatalogSections(StrictModel):
     """The whole file."""
 
     tenant: TenantSection | None = None
-    meters: _Book.model_fields["meters"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
-    plans: _Book.model_fields["plans"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
-    coupons: _Book.model_fields["coupons"].annotation = Field(default_factory=list)  # type: ignore[valid-type]
+    meters: list[MeterSection] = Field(default_factory=list)  # type: ignore[valid-type]
+    plans: list[PlanSection] = Field(default_factory=list)  # type: ignore[valid-type]
+    coupons: list[CouponSection] = Field(default_factory=list)  # type: ignore[valid-type]
     customers: list[CustomerSection] = Field(default_factory=list)
     subscriptions: list[SubscriptionSection] = Field(default_factory=list)
 
@@ -134,9 +142,11 @@ def read(content: bytes) -> CatalogFile:
         raise _bad(document, faults(e, document.data)) from e
     book = None
     if sections.meters or sections.plans or sections.coupons:
-        book = value_of(PublishPriceBook, _Book.model_construct(
-            effective_at=None, meters=sections.meters, plans=sections.plans, coupons=sections.coupons
-        ))
+        book = PublishPriceBook(
+            meters=value_of(tuple[Meter, ...], sections.meters),
+            plans=value_of(tuple[Plan, ...], sections.plans),
+            coupons=value_of(tuple[Coupon, ...], sections.coupons),
+        )
     found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
     seller = _seller(sections.tenant, found)
     if book is not None:
@@ -175,8 +185,6 @@ def to_utc(local: datetime, zone: str) -> datetime:
 def _seller(section: TenantSection | None, found: list[Fault]) -> RegisterTenant | None:
     if section is None:
         return None
-    hints = RegisterTenant.__annotations__
-    assert "test_clock" in hints
     made = value_of(RegisterTenant, section.model_copy(update={"test_clock": None}))
     refused = _refusals(lambda: tenant.decide(tenant.initial, made), "tenant.")
     found += refused

@@ -33,11 +33,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 TEXT_LENGTH_MAX = 500
+ID_LENGTH_MAX = 128
 SCALE_MAX = 12
 DIGITS_MAX = 26
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)\Z", re.IGNORECASE)
-_INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(?P<offset>Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
+_INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -101,7 +102,17 @@ def _fault(error: Mapping[str, Any], given: Any) -> Fault:
 
 
 _OWN = frozenset(
-    ("unknown_field", "invalid_type", "invalid_text", "not_finite", "invalid_decimal", "out_of_range", "invalid_time")
+    (
+        "card_data_refused",
+        "invalid_decimal",
+        "invalid_id",
+        "invalid_text",
+        "invalid_time",
+        "invalid_type",
+        "not_finite",
+        "out_of_range",
+        "unknown_field",
+    )
 )
 _CODES = {
     "missing": "missing_field",
@@ -118,10 +129,17 @@ _CODES = {
     "model_attributes_type": "invalid_type",
     "string_type": "invalid_type",
     "int_type": "invalid_type",
+    "int_parsing": "invalid_type",
+    "int_from_float": "invalid_type",
+    "string_unicode": "invalid_text",
+    "string_too_long": "invalid_text",
+    "json_type": "invalid_type",
     "union_tag_not_found": "missing_field",
 }
 _SAID = {
     "missing": "it is needed here",
+    "string_type": "text is needed here",
+    "string_unicode": "lone surrogates are not text",
     "bool_type": "true or false is needed here",
     "list_type": "a list is needed here",
     "dict_type": "named values are needed here",
@@ -139,6 +157,8 @@ def path(loc: Iterable[int | str], given: Any) -> str:
             at = at[part] if isinstance(at, list) and part < len(at) else None
             continue
         if isinstance(at, Mapping) and part not in at and at.get("type") == part:
+            continue
+        if part == "[key]":
             continue
         name = part if part.isascii() and part.isprintable() else ascii(part)
         shown += f".{name}" if shown else name
@@ -170,8 +190,22 @@ def named(value: object) -> str:
     return text(value)
 
 
+def identifier(value: object) -> str:
+    """`value` as an id: 1 to 128 printable characters, none of them a space at either end.
+
+    Raises:
+        PydanticCustomError: `invalid_type` or `invalid_id`.
+    """
+    if not isinstance(value, str):
+        raise PydanticCustomError("invalid_type", "text is needed here; put it in quotes")
+    if not 0 < len(value) <= ID_LENGTH_MAX or not value.isprintable() or value != value.strip():
+        said = f"an id has 1 to {ID_LENGTH_MAX} printable characters"
+        raise PydanticCustomError("invalid_id", "{said}", {"said": said})
+    return text(value)
+
+
 def decimal(value: object) -> Decimal:
-    """`value` as an exact decimal: plain decimal text or a whole number, at most 26 digits before and 12 after the point.
+    """`value` as an exact decimal: plain text or a whole number, at most 26 digits before and 12 after the point.
 
     Raises:
         PydanticCustomError: `not_finite`, `invalid_type` or `invalid_decimal`.
@@ -181,7 +215,7 @@ def decimal(value: object) -> Decimal:
     if isinstance(value, NotFinite) or (isinstance(value, str) and _NOT_FINITE.match(value)):
         raise PydanticCustomError("not_finite", "a finite number is needed here")
     if not isinstance(value, str):
-        raise PydanticCustomError("invalid_type", "a decimal is written as text, such as \"0.0110\", so that it stays exact")
+        raise PydanticCustomError("invalid_type", "a decimal is written as text, as in '0.0110', so that it stays exact")
     if not _DECIMAL.match(value):
         shown = value[:40].encode("ascii", "backslashreplace").decode()
         said = f"{shown!r} is not a plain decimal such as 12 or 0.0110"
@@ -248,6 +282,9 @@ def _in_range(at: datetime) -> datetime:
 Text = Annotated[str, BeforeValidator(text), WithJsonSchema({"type": "string", "maxLength": TEXT_LENGTH_MAX})]
 Name = Annotated[
     str, BeforeValidator(named), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH_MAX})
+]
+Identifier = Annotated[
+    str, BeforeValidator(identifier), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": ID_LENGTH_MAX})
 ]
 ExactDecimal = Annotated[
     Decimal,

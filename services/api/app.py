@@ -1,0 +1,122 @@
+"""The HTTP application: routes, errors, keys and metrics around the parts that it is given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from infra import postgres, telemetry
+from services import api_keys
+from services.api import (
+    clock,
+    customers,
+    entitlements,
+    invoices,
+    money,
+    operations,
+    price_books,
+    subscriptions,
+    usage,
+)
+from services.api.parts import Parts, parts, trace_id
+from services.api.problems import MEDIA_TYPE, Problem, install
+from services.api_keys import Caller
+
+VERSION = "1"
+ROUTERS = (customers, subscriptions, price_books, invoices, money, clock, usage, entitlements, operations)
+
+_REQUESTS = telemetry.counter("api_requests_total", "Requests answered.", "method", "route", "status")
+_SECONDS = telemetry.histogram("api_request_seconds", "Time until the answer.", "method", "route")
+
+_DESCRIPTION = """Usage and subscription billing.
+
+Commands need the header `Idempotency-Key`; sending one again with the same key is free, and answers with
+`Idempotency-Replayed: true`. They answer with `Tallybook-Position`: send it with a read and the read knows the change.
+Amounts are whole minor units, decimals are text. Errors are RFC 9457 problems with a stable `code`."""
+
+
+def create_app(given: Parts | None = None) -> FastAPI:
+    """The application on `given` parts. Without parts it can only describe itself."""
+    app = FastAPI(
+        title="Tallybook",
+        version=VERSION,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        responses={"default": {"description": "A problem (RFC 9457).", "content": {MEDIA_TYPE: {"schema": _PROBLEM}}}},
+    )
+    app.state.parts = given
+    app.state.authenticate = _authenticate
+    for each in ROUTERS:
+        app.include_router(each.router)
+    install(app)
+    app.middleware("http")(_observed)
+    return app
+
+
+async def _authenticate(request: Request) -> None:
+    """Note whom the request speaks for.
+
+    Raises:
+        Problem: 401: it brings no key, or none that is known.
+    """
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    found = None
+    if scheme.lower() == "bearer" and presented:
+        found = await run_in_threadpool(_caller, parts(request), presented.strip())
+    if found is None:
+        said = "send an API key: `Authorization: Bearer tb_...`"
+        raise Problem(401, "unauthorized", said, headers={"WWW-Authenticate": "Bearer"})
+    request.state.caller = found
+
+
+def _caller(parts: Parts, presented: str) -> Caller | None:
+    with postgres.transaction(parts.pool) as tx:
+        return api_keys.find(tx, presented)
+
+
+async def _observed(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    request.state.trace_id = trace_id(request.headers.get("traceparent", ""))
+    began = time.perf_counter()
+    response = await call_next(request)
+    route = getattr(request.scope.get("route"), "path", "none")
+    _REQUESTS.labels(request.method, route, response.status_code).inc()
+    _SECONDS.labels(request.method, route).observe(time.perf_counter() - began)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+_PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail", "errors", "trace_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable, for programs."},
+        "detail": {"type": "string", "description": "For people."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                    "field": {"type": "string", "description": "Path of the offending field."},
+                },
+            },
+        },
+        "trace_id": {"type": "string"},
+    },
+}

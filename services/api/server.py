@@ -1,0 +1,72 @@
+"""The API as a process: everything it depends on is on one of these lines."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from infra import postgres, telemetry
+from infra.clock import SystemClock
+from infra.errors import Misconfigured
+from infra.kafka import KafkaConfig
+from infra.settings import Settings
+from services.api.app import create_app
+from services.api.cursors import Cursors
+from services.api.parts import Parts
+from services.api.usage_publisher import UsagePublisher
+from services.commands import CommandClient
+
+log = telemetry.logger("services.api")
+
+POOL_SIZE = 16
+STOP_S = 8  # of the ten seconds that a process has after SIGTERM
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM.
+
+    Raises:
+        Misconfigured: the database role is stronger than one tenant at a time.
+        Transient: Postgres or Kafka does not answer.
+    """
+    clock = SystemClock()
+    pool = postgres.api_pool(settings, size=POOL_SIZE)
+    usage = UsagePublisher(KafkaConfig.of(settings), clock)
+    try:
+        with CommandClient(settings, clock=clock) as commands:
+            commands.listen()
+            parts = Parts(
+                pool=pool,
+                commands=commands,
+                usage=usage,
+                entitlements=entitlements(settings, pool),
+                cursors=Cursors(cursor_secret(pool)),
+                clock=clock,
+            )
+            config = uvicorn.Config(
+                create_app(parts),
+                host=settings.api_host,
+                port=settings.api_port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_S,
+            )
+            log.info("api starts", host=settings.api_host, port=settings.api_port)
+            uvicorn.Server(config).run()
+    finally:
+        usage.close()
+        pool.close()
+    return 0
+
+
+def cursor_secret(pool: postgres.Pool) -> bytes:
+    """What signs cursors: the same for every instance of the API.
+
+    Raises:
+        Misconfigured: the migrations have not run.
+    """
+    with postgres.transaction(pool) as tx:
+        row = tx.execute("SELECT secret FROM app.api_signing_key WHERE purpose = 'cursor'").fetchone()
+    if row is None:
+        raise Misconfigured("app.api_signing_key is empty: run the migrations")
+    return bytes(row[0])

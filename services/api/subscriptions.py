@@ -1,0 +1,91 @@
+"""Subscriptions: customers on plans."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+
+from billing.ids import CustomerId, SubscriptionId
+from billing.subscription import CancelSubscription, CreateSubscription
+from services import read_models
+from services.api.bodies import EdgeRoute
+from services.api.pages import Limit, OfCustomer, Page, PageCursor, PathId
+from services.api.parts import Asking, Reading, asking, reading
+from services.api.problems import not_found
+from services.read_models import SubscriptionRow
+from services.shapes import Identifier, Instant, Name, StrictModel
+
+router = APIRouter(tags=["subscriptions"], route_class=EdgeRoute)
+
+
+class SubscriptionBody(StrictModel):
+    """A new subscription."""
+
+    id: Identifier
+    customer: Identifier
+    plan: Name
+    starts_at: Instant | None = None
+    """From when it bills; null means now."""
+
+
+class CancellationBody(StrictModel):
+    """How a subscription is to end."""
+
+    at_period_end: bool = True
+    """False ends it now, and credits the unused part of fees paid in advance."""
+
+
+@router.post("/v1/subscriptions", status_code=201, response_model=SubscriptionRow)
+def create_subscription(
+    body: SubscriptionBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Put a customer on a plan."""
+    command = CreateSubscription(
+        subscription_id=SubscriptionId(body.id),
+        customer_id=CustomerId(body.customer),
+        plan=body.plan,
+        starts_at=body.starts_at,
+    )
+    result = asking.send(command)
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, body.id))
+
+
+@router.get("/v1/subscriptions")
+def list_subscriptions(
+    reading: Annotated[Reading, Depends(reading)],
+    response: Response,
+    customer: OfCustomer = None,
+    limit: Limit = 50,
+    cursor: PageCursor = None,
+) -> Page[SubscriptionRow]:
+    """Subscriptions by id, of all customers or one."""
+    scope = [reading.tenant, "subscriptions", customer or ""]
+    after = reading.parts.cursors.open(scope, cursor)
+    with reading.transaction(response) as tx:
+        rows = read_models.subscriptions(tx, reading.tenant, customer_id=customer, after=after, limit=limit + 1)
+    return Page.of(reading.parts.cursors, scope, rows, limit, lambda row: row.id)
+
+
+@router.get("/v1/subscriptions/{subscription_id}")
+def get_subscription(
+    subscription_id: PathId, reading: Annotated[Reading, Depends(reading)], response: Response
+) -> SubscriptionRow:
+    """One subscription."""
+    with reading.transaction(response) as tx:
+        found = read_models.subscription(tx, reading.tenant, subscription_id)
+    if found is None:
+        raise not_found("there is no such subscription")
+    return found
+
+
+@router.post("/v1/subscriptions/{subscription_id}/cancel", response_model=SubscriptionRow)
+def cancel_subscription(
+    subscription_id: PathId, body: CancellationBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """End a subscription, with its current period or at once."""
+    command = CancelSubscription(
+        subscription_id=SubscriptionId(subscription_id), at_period_end=body.at_period_end
+    )
+    result = asking.send(command, missing="unknown_subscription")
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))

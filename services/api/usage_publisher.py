@@ -1,0 +1,118 @@
+"""Takes usage from the threads of the API to the log: one producer, batched among requests, answered by its acks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as WaitedTooLong
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from billing.ids import TenantId
+from billing.metering import UsageBatch, UsageEvent
+from infra import kafka
+from infra.clock import Clock
+from infra.errors import Transient
+from infra.kafka import Delivery, KafkaConfig, Producer
+from schemas import codec
+from schemas.topics import topic
+
+USAGE: Final = "usage.events"
+ANSWER_S: Final = 10.0
+_BYTES_MAX: Final = topic(USAGE).max_message_bytes // 2  # room for headers and the batch's own framing
+_IDLE_S: Final = 0.05
+_POLL_S: Final = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    tenant: str
+    value: bytes
+    id: str
+    at: datetime
+    taken: Future[None]
+
+
+class UsagePublisher:
+    """Sends usage and waits for the broker. Any number of threads may publish at once."""
+
+    def __init__(self, config: KafkaConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._records: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="usage-publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
+        """Return when the broker has all of `events`.
+
+        Raises:
+            Transient: not all of them were acknowledged in time; sending them again is free.
+        """
+        at = self._clock.now()
+        waiting = []
+        for value in _encoded(tenant, events):
+            record = _Record(tenant, value, f"{tenant}/{events[0].source}/{events[0].id}", at, Future())
+            waiting.append(record.taken)
+            self._records.put(record)
+        deadline = self._clock.monotonic_s() + ANSWER_S
+        for taken in waiting:
+            try:
+                taken.result(max(deadline - self._clock.monotonic_s(), 0))
+            except WaitedTooLong as e:
+                raise Transient(f"Kafka did not acknowledge usage within {ANSWER_S:g} s") from e
+
+    def close(self) -> None:
+        """Send what was handed over, then stop."""
+        self._records.put(None)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        producer = Producer(self._config, **{"linger.ms": 2, "delivery.timeout.ms": int(ANSWER_S * 1000)})
+        pending: set[Future[None]] = set()
+        while True:
+            try:
+                record = self._records.get(timeout=_POLL_S if pending else _IDLE_S)
+            except queue.Empty:
+                producer.poll(_POLL_S if pending else 0)
+                continue
+            if record is None:
+                producer.flush()
+                return
+            pending.add(record.taken)
+            try:
+                _send(producer, record, pending)
+            except Exception as e:  # it belongs to the request that waits, whatever it is
+                pending.discard(record.taken)
+                record.taken.set_exception(e)
+
+
+def _send(producer: Producer, record: _Record, pending: set[Future[None]]) -> None:
+    def delivered(delivery: Delivery) -> None:
+        pending.discard(record.taken)
+        if delivery.error is not None:
+            record.taken.set_exception(delivery.error)
+        else:
+            record.taken.set_result(None)
+
+    headers = kafka.headers(
+        id=record.id,
+        type="tallybook.usage.UsageBatch",
+        source="tallybook/api",
+        time=record.at,
+        schema=codec.fingerprint_of(record.value),
+        tenant=record.tenant,
+    )
+    producer.send(USAGE, record.value, key=record.tenant, headers=headers, delivered=delivered)
+
+
+def _encoded(tenant: str, events: Sequence[UsageEvent]) -> list[bytes]:
+    """`events` as records, none larger than the log takes."""
+    value = codec.encode_usage(UsageBatch(tenant=TenantId(tenant), events=tuple(events)))
+    if len(value) <= _BYTES_MAX or len(events) == 1:
+        return [value]
+    middle = len(events) // 2
+    return [*_encoded(tenant, events[:middle]), *_encoded(tenant, events[middle:])]

@@ -1,0 +1,155 @@
+"""Makes a tenant be what a catalogue file says: commands in order, each harmless if repeated.
+
+A file describes a wish, not a change: what is so already stays unchanged, so applying it again, or after a crash in
+the middle, is free. Nothing is removed by leaving it out, except from the price book, which is published whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from billing.customer import AttachPaymentMethod, CreateCustomer, RedeemCoupon
+from billing.envelope import CommandResult, Outcome
+from billing.errors import Rejected
+from billing.ids import CustomerId, SubscriptionId
+from billing.subscription import CreateSubscription
+from services.catalog_file import CatalogFile, NamedCustomer, NamedSubscription, to_utc
+from services.customer_profile import Profile
+from services.read_models import SubscriptionRow
+from services.shapes import plain
+
+CREATED, CHANGED, UNCHANGED = "created", "changed", "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one thing that the file names."""
+
+    what: str
+    """`tenant`, `price book`, `customer`, `coupon` or `subscription`."""
+    id: str
+    outcome: str
+    """`created`, `changed` or `unchanged`."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What applying needs of the world."""
+
+    ask: Callable[[Any, str], CommandResult]
+    """Send a command under an idempotency key; its result."""
+    write_profile: Callable[[str, Profile], bool]
+    """Store a customer's name and address; whether that changed anything."""
+    zone: Callable[[], str]
+    """The tenant's zone, for local times, when the file does not say it."""
+    subscription: Callable[[str], SubscriptionRow | None]
+    """A subscription as far as it is known."""
+
+
+def apply(file: CatalogFile, world: World) -> Iterator[Change]:
+    """Do what `file` asks for, one change after the other.
+
+    Raises:
+        Rejected: the rules say no; what was reported before is done.
+        Transient: something is unreachable; run it again.
+    """
+    if file.tenant is not None:
+        result = _accepted(world.ask(file.tenant, _key("tenant", file.tenant)))
+        yield Change("tenant", file.tenant.name, _outcome(result))
+    if file.price_book is not None:
+        yield _publish(file, world)
+    for customer in file.customers:
+        yield _customer(customer, world)
+        for code in customer.coupons:
+            command = RedeemCoupon(customer_id=CustomerId(customer.id), coupon=code)
+            result = _accepted(world.ask(command, _once("coupon")))
+            yield Change("coupon", f"{code} for {customer.id}", _outcome(result))
+    if file.subscriptions:
+        zone = file.tenant.zone if file.tenant is not None else world.zone()
+        for subscription in file.subscriptions:
+            yield _subscription(subscription, zone, world)
+
+
+def planned(file: CatalogFile) -> list[Change]:
+    """What `apply` would ask for, without asking."""
+    made = [Change("tenant", file.tenant.name, "would register")] if file.tenant else []
+    if file.price_book is not None:
+        book = file.price_book
+        said = f"{len(book.meters)} meters, {len(book.plans)} plans, {len(book.coupons)} coupons"
+        made.append(Change("price book", "next version", "would publish", said))
+    for each in file.customers:
+        made.append(Change("customer", each.id, "would create"))
+        made += [Change("coupon", f"{code} for {each.id}", "would redeem") for code in each.coupons]
+    return made + [
+        Change("subscription", each.id, "would create", f"{each.customer} on {each.plan}") for each in file.subscriptions
+    ]
+
+
+def _publish(file: CatalogFile, world: World) -> Change:
+    # Not derived from the content: going back to an earlier catalogue is a wish of its own, and a repetition of
+    # the newest one is no change anyway.
+    result = _accepted(world.ask(file.price_book, _once(f"catalog:{file.sha256[:16]}")))
+    return Change("price book", f"sha256 {file.sha256[:12]}", _outcome(result))
+
+
+def _customer(customer: NamedCustomer, world: World) -> Change:
+    method, id = customer.payment_method, CustomerId(customer.id)
+    result = world.ask(CreateCustomer(customer_id=id, payment_method=method), _once("customer"))
+    if result.outcome is Outcome.REJECTED and result.code == "customer_exists":
+        _accepted(world.ask(AttachPaymentMethod(customer_id=id, payment_method=method), _once("payment-method")))
+        outcome, detail = CHANGED, "pays with another method"
+    else:
+        outcome, detail = _outcome(_accepted(result)), ""
+    renamed = world.write_profile(customer.id, Profile(customer.name, customer.email))
+    if renamed and outcome == UNCHANGED:
+        outcome, detail = CHANGED, "another name or email"
+    return Change("customer", customer.id, outcome, detail)
+
+
+def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
+    starts_at = to_utc(wish.starts_at, zone) if wish.starts_at is not None else None
+    command = CreateSubscription(
+        subscription_id=SubscriptionId(wish.id),
+        customer_id=CustomerId(wish.customer),
+        plan=wish.plan,
+        starts_at=starts_at,
+    )
+    result = world.ask(command, _key("subscription", command))
+    if result.outcome is Outcome.REJECTED and result.code == "subscription_exists":
+        known = world.subscription(wish.id)
+        if known is not None and _same(known, wish, starts_at):
+            return Change("subscription", wish.id, UNCHANGED)
+    return Change("subscription", wish.id, _outcome(_accepted(result)))
+
+
+def _same(known: SubscriptionRow, wish: NamedSubscription, starts_at: datetime | None) -> bool:
+    wanted = (wish.customer, wish.plan, starts_at or known.starts_at)
+    return (known.customer, known.plan, known.starts_at) == wanted
+
+
+def _accepted(result: CommandResult) -> CommandResult:
+    if result.outcome is Outcome.REJECTED:
+        raise Rejected(result.code, result.detail, field=result.field)
+    return result
+
+
+def _outcome(result: CommandResult) -> str:
+    return CREATED if result.last_sequence and not result.replayed else UNCHANGED
+
+
+def _once(what: str) -> str:
+    """A key for a command that changes nothing when its wish is fulfilled already."""
+    return f"cli:{what}:{uuid4().hex}"
+
+
+def _key(what: str, command: Any) -> str:
+    """A key that the same wish has on every run."""
+    content = json.dumps(plain(command), sort_keys=True).encode()
+    return f"cli:{what}:{hashlib.sha256(content).hexdigest()[:32]}"

@@ -1,0 +1,130 @@
+"""`tallybook catalog`: prices as code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from billing.errors import Rejected
+from infra import postgres
+from infra.settings import Settings
+from services import catalog_apply, cli_world, customer_profile, read_models
+from services.catalog_apply import Change, World
+from services.catalog_file import BadCatalog, CatalogFile, read
+from services.commands import CommandClient
+from services.customer_profile import Profile
+from services.read_models import SubscriptionRow
+
+REFUSED = 1
+
+File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="YAML or JSON.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Instead of `tenant.id` of the file.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and say what would be asked for.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `catalog`."""
+    group = typer.Typer(help="Prices as code.", no_args_is_help=True)
+    app.add_typer(group, name="catalog")
+    group.command()(check)
+    group.command()(apply)
+
+
+def check(file: File, as_json: AsJson = False) -> None:
+    """Check a catalogue file; exit code 1 and every mistake with its line if it could not be applied."""
+    found = _read(file, as_json)
+    if as_json:
+        typer.echo(json.dumps({"sha256": found.sha256, "faults": []}))
+    else:
+        typer.echo(f"{file}: good")
+
+
+def apply(file: File, tenant: Tenant = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Make the tenant be what a catalogue file says; what is so already stays. Exit code 1 if it is refused."""
+    found = _read(file, as_json)
+    name = tenant or found.tenant_id
+    if name is None:
+        raise typer.BadParameter("the file has no tenant.id; name one", param_hint="--tenant")
+    if dry_run:
+        _report(name, catalog_apply.planned(found), as_json)
+        if not as_json:
+            typer.echo("nothing changed")
+        return
+    done: list[Change] = []
+    try:
+        with _world(cli_world.settings(), name) as world:
+            for change in catalog_apply.apply(found, world):
+                done.append(change)
+                if not as_json:
+                    _print(change)
+    except Rejected:
+        if not as_json:
+            typer.echo(f"stopped after {len(done)} steps, which are done", err=True)
+        raise
+    if as_json:
+        _report(name, done, as_json)
+        return
+    changed = sum(each.outcome != catalog_apply.UNCHANGED for each in done)
+    typer.echo(f"tenant {name}: {changed} of {len(done)} changed")
+
+
+def _read(file: Path, as_json: bool) -> CatalogFile:
+    try:
+        return read(file.read_bytes())
+    except BadCatalog as e:
+        if as_json:
+            typer.echo(json.dumps({"faults": [{"line": line, **asdict(fault)} for line, fault in e.found]}))
+        for line, fault in e.found:
+            where = f"{fault.field}: " if fault.field else ""
+            typer.echo(f"{file}:{line}: {where}{fault.detail} [{fault.code}]", err=True)
+        raise typer.Exit(REFUSED) from e
+
+
+@contextmanager
+def _world(settings: Settings, tenant: str) -> Iterator[World]:
+    pool = postgres.worker_pool(settings)
+
+    def write_profile(customer: str, profile: Profile) -> bool:
+        with postgres.transaction(pool) as tx:
+            return customer_profile.write(tx, tenant, customer, profile)
+
+    def zone() -> str:
+        with postgres.transaction(pool) as tx:
+            row = read_models.tenant(read_models.entered(tx), tenant)
+        if row is None:
+            raise Rejected("unknown_tenant", f"tenant {tenant!r} is not registered; give its section", field="tenant")
+        return row.zone
+
+    def subscription(id: str) -> SubscriptionRow | None:
+        with postgres.transaction(pool) as tx:
+            return read_models.subscription(read_models.entered(tx), tenant, id)
+
+    try:
+        with CommandClient(settings) as client:
+            yield World(
+                ask=lambda command, key: client.request(tenant, command, key=key, actor=cli_world.ACTOR),
+                write_profile=write_profile,
+                zone=zone,
+                subscription=subscription,
+            )
+    finally:
+        pool.close()
+
+
+def _report(tenant: str, changes: list[Change], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, "changes": [asdict(each) for each in changes]}))
+        return
+    for change in changes:
+        _print(change)
+
+
+def _print(change: Change) -> None:
+    typer.echo(f"{change.outcome:14}{change.what:13}{change.id}{'  ' + change.detail if change.detail else ''}")

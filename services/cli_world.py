@@ -1,0 +1,56 @@
+"""How commands of the command line reach the system: straight to Kafka and Postgres, by the settings' addresses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from billing.errors import Rejected
+from infra import postgres
+from infra.errors import Transient
+from infra.postgres import Cursor
+from infra.settings import Settings
+from services import read_models
+
+ACTOR = "cli"
+
+
+def settings() -> Settings:
+    """The settings of this call.
+
+    Raises:
+        Misconfigured: one of them is bad.
+    """
+    return Settings.from_env(os.environ)
+
+
+@contextmanager
+def reading(given: Settings) -> Iterator[Cursor]:
+    """A transaction on the current projections, over all tenants.
+
+    Raises:
+        Transient: Postgres does not answer, or nothing was ever projected.
+    """
+    with postgres.connect(postgres.worker_url(given)) as connection, connection.cursor() as tx:
+        with postgres.translated():
+            yield read_models.entered(tx)
+
+
+def the_tenant(tx: Cursor, asked: str | None) -> str:
+    """`asked`, or the only tenant there is.
+
+    Raises:
+        Rejected: it is not registered, or there is not exactly one to choose.
+        Transient: no tenant is known yet.
+    """
+    known = [each.tenant for each in read_models.tenants(tx)]
+    if asked is not None:
+        if asked not in known:
+            raise Rejected("unknown_tenant", f"there is no tenant {asked!r}; known: {', '.join(known) or 'none'}")
+        return asked
+    if not known:
+        raise Transient("no tenant is known yet; `tallybook catalog apply FILE` registers one")
+    if len(known) > 1:
+        raise Rejected("tenant_needed", f"which tenant? --tenant {' | '.join(known)}")
+    return known[0]

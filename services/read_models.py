@@ -1,0 +1,459 @@
+"""What applications and people read: rows of the projections as values, the same for HTTP and the command line.
+
+Every function runs inside a transaction that has entered the set `billing` (`entered`), names its tenant (row-level
+security would hide others anyway) and pages by key, so that a page never skips or repeats a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from billing.catalog import PriceBookPublished
+from billing.invoice import InvoiceFinalized
+from billing.money import Money
+from infra.errors import Transient
+from infra.postgres import Cursor
+from projections import generation, invoices, ledger, price_books
+from services import customer_profile
+from services.customer_profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Money, exactly and for people."""
+
+    minor: int
+    """Minor units (ISO 4217), such as cents."""
+    currency: str
+    """ISO 4217 code."""
+    decimal: str
+    """The same in major units, such as `1234.56`."""
+
+    @classmethod
+    def of(cls, minor: int, currency: str) -> Amount:
+        """`minor` units of `currency`."""
+        return cls(minor, currency, format(Money(minor, currency).major(), "f"))
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    """A seller."""
+
+    tenant: str
+    name: str
+    currency: str
+    zone: str
+    test_clock: datetime | None
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class CouponRow:
+    """A redeemed coupon."""
+
+    code: str
+    redeemed_at: datetime
+    invoices: int
+    """On how many invoices it gave a discount."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerRow:
+    """Who pays."""
+
+    id: str
+    name: str
+    email: str
+    provider: str
+    payment_token: str
+    coupons: list[CouponRow]
+    credit: list[Amount]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRow:
+    """A customer on a plan."""
+
+    id: str
+    customer: str
+    plan: str
+    price_book_version: int
+    currency: str
+    status: str
+    """`scheduled`, `active` or `ended`."""
+    zone: str
+    starts_at: datetime
+    period_start: datetime | None
+    period_end: datetime | None
+    ends_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBookRow:
+    """A version of the price book, in brief."""
+
+    version: int
+    effective_at: datetime
+    published_at: datetime
+    meters: list[str]
+    plans: list[str]
+    coupons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceRow:
+    """An invoice, in brief."""
+
+    id: str
+    number: str
+    customer: str
+    subscription: str
+    reason: str
+    period_start: datetime
+    period_end: datetime
+    status: str
+    """`open` or `paid`."""
+    subtotal: Amount
+    discount: Amount
+    tax: Amount
+    total: Amount
+    amount_due: Amount
+    issued_at: datetime
+    due_at: datetime
+    paid_at: datetime | None
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One try at a payment provider."""
+
+    attempt: int
+    provider: str
+    state: str
+    decline_kind: str | None
+    decline_code: str | None
+    reference: str | None
+    started_at: datetime
+    answered_at: datetime | None
+    retry_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRow:
+    """What is collected for one invoice."""
+
+    invoice: str
+    customer: str
+    amount: Amount
+    state: str
+    """`due`, `pending`, `unknown`, `declined`, `collected` or `exhausted`."""
+    provider: str
+    next_attempt_at: datetime | None
+    reference: str | None
+    settled_at: datetime | None
+    attempts: list[AttemptRow]
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRow:
+    """One account of the books."""
+
+    account: str
+    debit: Amount
+    credit: Amount
+    balance: Amount
+    """Debits less credits."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedInvoice:
+    """An invoice with everything it was made of, who pays it, and how that goes."""
+
+    row: InvoiceRow
+    document: InvoiceFinalized
+    canonical_hash: str
+    zone: str
+    buyer: Profile
+    payment: PaymentRow | None
+
+
+def entered(tx: Cursor) -> Cursor:
+    """`tx`, reading the current generation.
+
+    Raises:
+        Transient: nothing was ever projected; the system is not prepared yet.
+    """
+    try:
+        generation.enter(tx, "billing")
+    except generation.NoGeneration as e:
+        raise Transient(str(e)) from e
+    return tx
+
+
+def tenants(tx: Cursor) -> list[TenantRow]:
+    """All tenants (as far as the role may see them)."""
+    return [TenantRow(*row) for row in tx.execute(_TENANTS + " ORDER BY tenant_id").fetchall()]
+
+
+def tenant(tx: Cursor, tenant_id: str) -> TenantRow | None:
+    """One tenant; None if nothing of it is projected."""
+    row = tx.execute(_TENANTS + " WHERE tenant_id = %s", (tenant_id,)).fetchone()
+    return None if row is None else TenantRow(*row)
+
+
+_TENANTS = "SELECT tenant_id, name, currency, zone, test_clock, last_sequence FROM tenants"
+
+
+def customers(tx: Cursor, tenant_id: str, *, after: str = "", limit: int) -> list[CustomerRow]:
+    """Customers by id."""
+    rows = tx.execute(
+        _CUSTOMERS + " WHERE tenant_id = %s AND customer_id > %s ORDER BY customer_id LIMIT %s",
+        (tenant_id, after, limit),
+    ).fetchall()
+    return _customers(tx, tenant_id, rows)
+
+
+def customer(tx: Cursor, tenant_id: str, customer_id: str) -> CustomerRow | None:
+    """One customer; None if there is none."""
+    rows = tx.execute(_CUSTOMERS + " WHERE tenant_id = %s AND customer_id = %s", (tenant_id, customer_id)).fetchall()
+    return next(iter(_customers(tx, tenant_id, rows)), None)
+
+
+_CUSTOMERS = "SELECT customer_id, provider, payment_token, created_at FROM customers"
+
+
+def _customers(tx: Cursor, tenant_id: str, rows: Sequence[Sequence[Any]]) -> list[CustomerRow]:
+    ids = [row[0] for row in rows]
+    profiles = customer_profile.read(tx, tenant_id, ids)
+    coupons: dict[str, list[CouponRow]] = {}
+    for customer_id, *coupon in tx.execute(
+        """
+        SELECT customer_id, coupon, redeemed_at, invoices
+          FROM customer_coupons
+         WHERE tenant_id = %s AND customer_id = ANY(%s)
+         ORDER BY redeemed_at, coupon
+        """,
+        (tenant_id, ids),
+    ).fetchall():
+        coupons.setdefault(customer_id, []).append(CouponRow(*coupon))
+    credit: dict[str, list[Amount]] = {}
+    for customer_id, minor, currency in tx.execute(
+        """
+        SELECT customer_id, minor, currency
+          FROM customer_credits
+         WHERE tenant_id = %s AND customer_id = ANY(%s) AND minor > 0
+         ORDER BY currency
+        """,
+        (tenant_id, ids),
+    ).fetchall():
+        credit.setdefault(customer_id, []).append(Amount.of(minor, currency))
+    made = []
+    for customer_id, provider, token, created_at in rows:
+        profile = profiles.get(customer_id, Profile())
+        made.append(
+            CustomerRow(
+                id=customer_id,
+                name=profile.name,
+                email=profile.email,
+                provider=provider,
+                payment_token=token,
+                coupons=coupons.get(customer_id, []),
+                credit=credit.get(customer_id, []),
+                created_at=created_at,
+            )
+        )
+    return made
+
+
+def subscriptions(
+    tx: Cursor, tenant_id: str, *, customer_id: str | None = None, after: str = "", limit: int
+) -> list[SubscriptionRow]:
+    """Subscriptions by id."""
+    rows = tx.execute(
+        _SUBSCRIPTIONS
+        + """
+         WHERE tenant_id = %(tenant)s
+           AND (%(customer)s::text IS NULL OR customer_id = %(customer)s)
+           AND subscription_id > %(after)s
+         ORDER BY subscription_id
+         LIMIT %(limit)s
+        """,
+        {"tenant": tenant_id, "customer": customer_id, "after": after, "limit": limit},
+    ).fetchall()
+    return [SubscriptionRow(*row) for row in rows]
+
+
+def subscription(tx: Cursor, tenant_id: str, subscription_id: str) -> SubscriptionRow | None:
+    """One subscription; None if there is none."""
+    row = tx.execute(
+        _SUBSCRIPTIONS + " WHERE tenant_id = %s AND subscription_id = %s", (tenant_id, subscription_id)
+    ).fetchone()
+    return None if row is None else SubscriptionRow(*row)
+
+
+_SUBSCRIPTIONS = """
+SELECT subscription_id, customer_id, plan, price_book_version, currency, status, zone, starts_at, period_start,
+       period_end, ends_at, ended_at
+  FROM subscriptions
+"""
+
+
+def book_versions(tx: Cursor, tenant_id: str, *, below: int | None = None, limit: int) -> list[PriceBookRow]:
+    """Versions of the price book, newest first."""
+    rows = tx.execute(
+        """
+        SELECT version, effective_at, published_at, meter_keys, plan_keys, coupon_codes
+          FROM price_books
+         WHERE tenant_id = %(tenant)s
+           AND (%(below)s::integer IS NULL OR version < %(below)s)
+         ORDER BY version DESC
+         LIMIT %(limit)s
+        """,
+        {"tenant": tenant_id, "below": below, "limit": limit},
+    ).fetchall()
+    return [PriceBookRow(*row) for row in rows]
+
+
+def price_book(tx: Cursor, tenant_id: str, version: int | None = None) -> PriceBookPublished | None:
+    """A version of the price book, by default the newest; None if there is none."""
+    if version is None:
+        return price_books.newest(tx, tenant_id)
+    try:
+        return price_books.book(tx, tenant_id, version)
+    except LookupError:
+        return None
+
+
+def invoice_rows(
+    tx: Cursor,
+    tenant_id: str,
+    *,
+    customer_id: str | None = None,
+    status: str | None = None,
+    after: int = 0,
+    limit: int,
+) -> list[InvoiceRow]:
+    """Invoices in the order of their numbers."""
+    rows = tx.execute(
+        _INVOICES
+        + """
+         WHERE tenant_id = %(tenant)s
+           AND (%(customer)s::text IS NULL OR customer_id = %(customer)s)
+           AND (%(status)s::text IS NULL OR status = %(status)s)
+           AND serial > %(after)s
+         ORDER BY serial
+         LIMIT %(limit)s
+        """,
+        {"tenant": tenant_id, "customer": customer_id, "status": status, "after": after, "limit": limit},
+    ).fetchall()
+    return [_invoice_row(row) for row in rows]
+
+
+def invoice(tx: Cursor, tenant_id: str, id_or_number: str) -> IssuedInvoice | None:
+    """One invoice with everything about it; None if there is none."""
+    row = tx.execute(
+        _INVOICES + " WHERE tenant_id = %(tenant)s AND (invoice_id = %(name)s OR number = %(name)s)",
+        {"tenant": tenant_id, "name": id_or_number},
+    ).fetchone()
+    if row is None:
+        return None
+    brief = _invoice_row(row)
+    kept = tx.execute(
+        """
+        SELECT i.body, i.canonical_hash, t.zone
+          FROM invoices i
+          JOIN tenants t USING (tenant_id)
+         WHERE i.tenant_id = %s AND i.invoice_id = %s
+        """,
+        (tenant_id, brief.id),
+    ).fetchone()
+    assert kept is not None
+    body, canonical_hash, zone = kept
+    paying = payments(tx, tenant_id, invoice_id=brief.id, limit=1)
+    return IssuedInvoice(
+        row=brief,
+        document=invoices.decoded(bytes(body)),
+        canonical_hash=bytes(canonical_hash).hex(),
+        zone=zone,
+        buyer=customer_profile.read(tx, tenant_id, [brief.customer]).get(brief.customer, Profile()),
+        payment=paying[0] if paying else None,
+    )
+
+
+_INVOICES = """
+SELECT invoice_id, number, customer_id, subscription_id, reason, period_start, period_end, status, currency,
+       subtotal_minor, discount_minor, tax_minor, total_minor, amount_due_minor, issued_at, due_at, paid_at, serial
+  FROM invoices
+"""
+
+
+def _invoice_row(row: Sequence[Any]) -> InvoiceRow:
+    currency = row[8]
+    amounts = [Amount.of(minor, currency) for minor in row[9:14]]
+    return InvoiceRow(*row[:8], *amounts, *row[14:])
+
+
+def payments(
+    tx: Cursor,
+    tenant_id: str,
+    *,
+    invoice_id: str | None = None,
+    customer_id: str | None = None,
+    state: str | None = None,
+    after: str = "",
+    limit: int,
+) -> list[PaymentRow]:
+    """Payments by invoice id, each with its attempts."""
+    rows = tx.execute(
+        """
+        SELECT invoice_id, customer_id, amount_minor, currency, state, provider, next_attempt_at, reference, settled_at
+          FROM payments
+         WHERE tenant_id = %(tenant)s
+           AND (%(invoice)s::text IS NULL OR invoice_id = %(invoice)s)
+           AND (%(customer)s::text IS NULL OR customer_id = %(customer)s)
+           AND (%(state)s::text IS NULL OR state = %(state)s)
+           AND invoice_id > %(after)s
+         ORDER BY invoice_id
+         LIMIT %(limit)s
+        """,
+        {
+            "tenant": tenant_id,
+            "invoice": invoice_id,
+            "customer": customer_id,
+            "state": state,
+            "after": after,
+            "limit": limit,
+        },
+    ).fetchall()
+    attempts: dict[str, list[AttemptRow]] = {}
+    for of_invoice, *attempt in tx.execute(
+        """
+        SELECT invoice_id, attempt, provider, state, decline_kind, decline_code, reference, started_at, answered_at,
+               retry_at
+          FROM payment_attempts
+         WHERE tenant_id = %s AND invoice_id = ANY(%s)
+         ORDER BY invoice_id, attempt
+        """,
+        (tenant_id, [row[0] for row in rows]),
+    ).fetchall():
+        attempts.setdefault(of_invoice, []).append(AttemptRow(*attempt))
+    return [
+        PaymentRow(of, payer, Amount.of(minor, currency), *rest, attempts.get(of, []))
+        for of, payer, minor, currency, *rest in rows
+    ]
+
+
+def balances(tx: Cursor, tenant_id: str) -> list[BalanceRow]:
+    """The tenant's trial balance."""
+    return [
+        BalanceRow(
+            account, Amount.of(debit, currency), Amount.of(credit, currency), Amount.of(debit - credit, currency)
+        )
+        for currency, account, debit, credit in ledger.balances(tx, tenant_id)
+    ]
