@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,7 @@ def ensure_topics(config: KafkaConfig, wanted: TopicSettings, timeout_s: float =
         except rd.KafkaException as e:
             if e.args[0].code() != rd.KafkaError.TOPIC_ALREADY_EXISTS:  # another process was first: check its work
                 raise translated(e, f"creating {name}") from e
+    _await_leaders(admin, {config.named(each.name) for each in missing}, timeout_s)
     check_topics(config, wanted, timeout_s)
     return [each.name for each in missing]
 
@@ -167,6 +169,26 @@ def _offsets(config: KafkaConfig, topic: str, partitions: Sequence[int], which: 
         return {each.partition: future.result().offset for each, future in answers.items()}
     except rd.KafkaException as e:
         raise translated(e, f"asking where {topic} ends") from e
+
+
+def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> None:
+    """Brokers learn of a new topic a little after it was created; only then can it be written."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            known = admin.list_topics(timeout=timeout_s).topics
+        except rd.KafkaException as e:
+            raise translated(e, "listing the topics") from e
+        waiting = [
+            name
+            for name in names
+            if name not in known or any(each.leader < 0 for each in known[name].partitions.values())
+        ]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise Transient(f"Kafka: {', '.join(sorted(waiting))} have no leaders after {timeout_s} s")
+        time.sleep(0.02)
 
 
 def _partition_counts(admin: AdminClient, timeout_s: float) -> dict[str, int]:
