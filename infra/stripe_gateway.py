@@ -30,9 +30,7 @@ class StripeGateway:
             raise Misconfigured("TALLYBOOK_STRIPE_KEY is not set, and a customer pays through Stripe")
         addresses: Any = {"api": url} if url else None
         self._http = stripe.RequestsClient(timeout=timeout_s)
-        self._client = stripe.StripeClient(
-            key, base_addresses=addresses, max_network_retries=0, http_client=self._http
-        )
+        self._client = stripe.StripeClient(key, base_addresses=addresses, max_network_retries=0, http_client=self._http)
 
     def collect(self, wanted: Collection) -> Collected | Declined:
         """Try once to collect. Repeating a key repeats its first answer, for at least a day.

@@ -52,8 +52,14 @@ class EventIntake:
     """Applies the events that `wanted` names, each once, in order per tenant."""
 
     def __init__(
-        self, name: str, events: EventLog, pool: postgres.Pool, wanted: Iterable[type], apply: Apply,
-        *, passing: Mapping[str, str] | None = None,
+        self,
+        name: str,
+        events: EventLog,
+        pool: postgres.Pool,
+        wanted: Iterable[type],
+        apply: Apply,
+        *,
+        passing: Mapping[str, str] | None = None,
     ) -> None:
         """`name` stands in app.consumer_offset. `passing` names failpoints for `poll`, `rows` and `commit`."""
         self._name = name

@@ -56,7 +56,9 @@ def subscription(name: str, starts_at: datetime = JANUARY) -> CreateSubscription
     )
 
 
-def open_airport(handler: MemoryHandler, *, clock: datetime | None = JANUARY, retry_days: tuple[int, ...] = (1, 3)) -> None:
+def open_airport(
+    handler: MemoryHandler, *, clock: datetime | None = JANUARY, retry_days: tuple[int, ...] = (1, 3)
+) -> None:
     """Register the tenant and publish its prices."""
     handler.must(TENANT, register(clock, retry_days))
     handler.must(TENANT, BOOK)

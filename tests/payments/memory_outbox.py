@@ -1,4 +1,4 @@
-"""The payment outbox in memory, for the loop on a clock that a test moves. `test_outbox_contract` holds it to Postgres."""
+"""The payment outbox in memory, for the loop on a clock that a test moves; `test_outbox.py` holds it to Postgres."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ class MemoryOutbox:
     def take(self) -> PaymentTask | None:
         now = self._clock.now()
         for row in sorted(self.rows.values(), key=lambda each: (each.state != "started", each.not_before)):
-            due = row.state == "started" or (
-                row.state == "due" and row.due_at <= self._tenant_now(row.task.tenant_id)
-            )
+            due = row.state == "started" or (row.state == "due" and row.due_at <= self._tenant_now(row.task.tenant_id))
             if due and row.not_before <= now:
                 row.task = replace(row.task, tries=row.task.tries + 1)
                 row.not_before = now + self._lease
