@@ -165,7 +165,8 @@ def _containers(cleanup: ExitStack) -> dict[str, str] | None:
         import docker
         from testcontainers.core.container import DockerContainer
 
-        docker.from_env(timeout=2).ping()
+        with contextlib.closing(docker.from_env(timeout=2)) as client:
+            client.ping()
     except Exception:  # whatever the reason, there is no engine to be used
         return None
     with contextlib.ExitStack() as started:
