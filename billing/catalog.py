@@ -20,7 +20,8 @@ from billing.errors import Rejected
 from billing.metering import Aggregation, Meter, check_meter
 from billing.money import exponent
 from billing.period import Alignment, check_interval
-from billing.price import Charge, check
+from billing.price import Charge
+from billing.price_check import check
 
 
 class LatePolicy(StrEnum):

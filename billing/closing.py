@@ -72,12 +72,12 @@ def close(state: TenantState, seller: tenant.Registered, command: CloseBillingPe
         Rejected: the period is not over, or is not the one meant, or what it prepaid is still being invoiced.
     """
     match state.subscriptions.get(command.subscription_id, Absent()):
-        case Active(current=current) if command.period_end <= current.period.start:
-            return []
         case Active() as active if command.period_end == active.boundary:
             if active.boundary + tenant.grace(seller) > now:
                 raise Rejected("not_yet", f"the period ends at {active.boundary}; the tenant's clock stands at {now}")
             return _closed(state, seller, active, command)
+        case Active(current=current) if command.period_end <= current.period.start:
+            return []
         case Active() as active:
             raise Rejected("other_period", f"the current period ends at {active.boundary}", field="period_end")
         case Ended():

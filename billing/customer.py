@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from billing.discount import Coupon
 from billing.errors import CorruptHistory, Rejected
-from billing.ids import CustomerId
+from billing.ids import CustomerId, check_id
 from billing.money import Money
 
 
@@ -123,6 +123,8 @@ class Redemption:
     coupon: Coupon
     redeemed_at: datetime
     invoices: int = 0
+    left: Money | None = None
+    """What remains of a fixed amount that carries over; None before its first use, and for every other coupon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,15 @@ class Active:
 
     def coupons(self) -> tuple[Coupon, ...]:
         """Coupons that still give a discount, oldest first."""
-        return tuple(each.coupon for each in self.redemptions if each.coupon.lasts(each.invoices))
+        return tuple(
+            each.coupon
+            for each in self.redemptions
+            if each.coupon.lasts(each.invoices) and (each.left is None or each.left.minor > 0)
+        )
+
+    def left(self) -> dict[str, Money]:
+        """What remains of each coupon that carries over, by its code."""
+        return {each.coupon.code: each.left for each in self.redemptions if each.left is not None}
 
 
 State = Absent | Active
@@ -157,6 +167,7 @@ def decide(state: State, command: Command, coupon: Coupon | None, now: datetime)
     """
     match state, command:
         case Absent(), CreateCustomer() as c:
+            check_id(c.customer_id, "customer_id")
             return [CustomerCreated(customer_id=c.customer_id, payment_method=_checked(c.payment_method))]
         case Active(payment_method=same), CreateCustomer() as c if c.payment_method == same:
             return []
@@ -191,17 +202,25 @@ def evolve(state: State, event: Event) -> State:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
 
 
-def invoiced(state: State, coupons: Sequence[str], credit_applied: Money) -> State:
-    """The state after an invoice that discounted by `coupons` and used up `credit_applied`."""
+def invoiced(state: State, taken: Mapping[str, Money], credit_applied: Money) -> State:
+    """The state after an invoice on which coupons took off `taken` (by code) and credit paid `credit_applied`."""
     if not isinstance(state, Active):
         raise CorruptHistory("InvoiceFinalized for a customer who was never created")
     moved = tuple(
-        replace(each, invoices=each.invoices + 1) if each.coupon.code in coupons else each for each in state.redemptions
+        _used(each, taken[each.coupon.code]) if each.coupon.code in taken else each for each in state.redemptions
     )
     if credit_applied.minor == 0:
         return replace(state, redemptions=moved)
     left = state.credit[credit_applied.currency] - credit_applied
     return replace(state, redemptions=moved, credit={**state.credit, credit_applied.currency: left})
+
+
+def _used(redemption: Redemption, amount: Money) -> Redemption:
+    coupon = redemption.coupon
+    if not coupon.carry_over or coupon.amount is None:
+        return replace(redemption, invoices=redemption.invoices + 1)
+    before = redemption.left or Money.from_major(coupon.amount, amount.currency)
+    return replace(redemption, invoices=redemption.invoices + 1, left=before - amount)
 
 
 def _checked(method: PaymentMethod) -> PaymentMethod:

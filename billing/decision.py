@@ -19,6 +19,7 @@ from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId, TenantId, event_id
 from billing.money import Money
 
+KEY_LENGTH_MAX = 255
 KEY_RETENTION = timedelta(days=30)  # promise 7: an idempotency key is known for at least 30 days of log time
 
 
@@ -112,9 +113,9 @@ class TenantState:
             case invoice.InvoiceFinalized():
                 self._evolve_invoice(event)
                 self.serial = event.serial
-                used = [each.coupon for each in event.discounts]
-                payer = self.customers[event.customer_id]
-                self.customers[event.customer_id] = customer.invoiced(payer, used, event.credit_applied)
+                taken = {each.coupon: each.amount for each in event.discounts}
+                payer = self.customers.get(event.customer_id, customer.initial)
+                self.customers[event.customer_id] = customer.invoiced(payer, taken, event.credit_applied)
             case invoice.InvoicePaid():
                 self._evolve_invoice(event)
             case _:
@@ -144,6 +145,10 @@ def decide(state: TenantState, envelope: CommandEnvelope, payload_hash: bytes, w
     Raises:
         Rejected: the rules say no. The state is as before.
     """
+    if not 0 < len(envelope.meta.idempotency_key) <= KEY_LENGTH_MAX:
+        raise Rejected(
+            "idempotency_key_invalid", f"a key has 1 to {KEY_LENGTH_MAX} characters", field="idempotency_key"
+        )
     known = state.keys.get(envelope.meta.idempotency_key)
     if known is not None:
         if known.payload_hash != payload_hash:
@@ -267,10 +272,12 @@ def _create_subscription(
         zone=seller.settings.zone,
         starts_at=starts_at,
     )
-    known = state.subscriptions.get(command.subscription_id, subscription.initial)
-    if not isinstance(known, subscription.Absent):
-        raise Rejected("subscription_exists", f"subscription {command.subscription_id!r} exists")
-    return [Fact(f"subscription:{command.subscription_id}", made)]
+    match state.subscriptions.get(command.subscription_id, subscription.initial):
+        case subscription.Absent():
+            return [Fact(f"subscription:{command.subscription_id}", made)]
+        case subscription.Scheduled(terms=terms) | subscription.Active(terms=terms) if terms == made:
+            return []
+    raise Rejected("subscription_exists", f"subscription {command.subscription_id!r} exists")
 
 
 def _of_subscription(subscription_id: SubscriptionId, decided: Sequence[Any]) -> list[Fact]:
@@ -291,6 +298,7 @@ def _issue(state: TenantState, seller: tenant.Registered, command: invoice.Issue
         serial=serial,
         number=f"{policies.number_prefix}{serial:06d}",
         coupons=payer.coupons(),
+        left=payer.left(),
         credit=payer.credit.get(known.run.currency, Money.zero(known.run.currency)),
         now=now,
         payment_terms_days=policies.payment_terms_days,
@@ -314,7 +322,7 @@ def _issue(state: TenantState, seller: tenant.Registered, command: invoice.Issue
 
 def _no_terms(now: datetime) -> invoice.Terms:
     """Terms of an invoice that is not awaited: it is refused or already issued, so they are never used."""
-    return invoice.Terms("", 0, "", (), Money.zero("USD"), now, 0)
+    return invoice.Terms("", 0, "", (), {}, Money.zero("USD"), now, 0)
 
 
 def _collect(

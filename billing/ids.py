@@ -10,14 +10,28 @@ from datetime import datetime
 from typing import NewType
 from uuid import UUID, uuid5
 
+from billing.errors import Rejected
+
 TenantId = NewType("TenantId", str)
 CustomerId = NewType("CustomerId", str)
 SubscriptionId = NewType("SubscriptionId", str)
 InvoiceId = NewType("InvoiceId", str)
 
+ID_LENGTH_MAX = 128
+
 _NAMESPACE = UUID(
     "6f1d9c52-0f0e-5f6b-9b0c-7a11b00c0001"
 )  # any constant works; changing it would make every invoice new
+
+
+def check_id(value: str, field: str) -> None:
+    """Refuse an id that is empty, too long to be indexed, or cannot be shown.
+
+    Raises:
+        Rejected: naming `field`.
+    """
+    if not 0 < len(value) <= ID_LENGTH_MAX or not value.isprintable():
+        raise Rejected("invalid_id", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", field=field)
 
 
 def invoice_id(

@@ -10,19 +10,20 @@ numbers have no gaps (SEMANTICS 24).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 from billing.discount import Coupon, discounts
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.invoicing import BillingRun, LineKind, RatedLine
 from billing.ledger import Account, Posting, entry
-from billing.money import Money
+from billing.money import Money, half_up
 from billing.tax import TaxAmount, taxes
 
-SERIES = "invoice"  # one gapless series of numbers per tenant
+_DEFERRED = (LineKind.FEE, LineKind.UNUSED_FEE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,8 @@ class Terms:
     serial: int
     number: str
     coupons: tuple[Coupon, ...]
+    left: Mapping[str, Money]
+    """What remains of coupons that carry over, by code."""
     credit: Money
     now: datetime
     payment_terms_days: int
@@ -216,7 +219,7 @@ def _check_lines(lines: Sequence[RatedLine], run: BillingRun) -> None:
 def _finalized(run: BillingRun, lines: tuple[RatedLine, ...], terms: Terms) -> InvoiceFinalized:
     zero = Money.zero(run.currency)
     amounts = [line.amount for line in lines]
-    taken = discounts(terms.coupons, amounts)
+    taken = discounts(terms.coupons, amounts, [line.charge for line in lines], terms.left)
     per_line = [sum((each.amounts[i] for each in taken), zero) for i in range(len(lines))]
     net = [amount - off for amount, off in zip(amounts, per_line, strict=True)]
     charged = taxes(run.taxes, net, run.currency)
@@ -261,13 +264,12 @@ def _postings(
     credit_applied: Money,
 ) -> tuple[Posting, ...]:
     """Revenue for what was used, deferred revenue for fees in advance, tax, and who owes the total."""
-    sides: list[tuple[Account, Money]] = []
-    inclusive = [each for each in charged if each.rate.inclusive]
+    zero = Money.zero(total.currency)
+    earned = {Account.REVENUE: zero, Account.DEFERRED_REVENUE: zero}
     for line, amount in zip(lines, net, strict=True):
-        deferred = line.kind in (LineKind.FEE, LineKind.UNUSED_FEE)
-        sides.append((Account.DEFERRED_REVENUE if deferred else Account.REVENUE, -amount))
-    # Tax that is inside the prices was counted as revenue above: move it.
-    sides += [(Account.REVENUE, each.amount) for each in inclusive]
+        earned[Account.DEFERRED_REVENUE if line.kind in _DEFERRED else Account.REVENUE] += amount
+    contained = sum((each.amount for each in charged if each.rate.inclusive), zero)
+    sides = [(account, -amount) for account, amount in _without(contained, earned).items()]
     sides += [(Account.TAX_PAYABLE, -each.amount) for each in charged]
     if total.minor < 0:
         sides.append((Account.CUSTOMER_CREDIT, total))
@@ -275,6 +277,16 @@ def _postings(
         sides.append((Account.RECEIVABLE, total - credit_applied))
         sides.append((Account.CUSTOMER_CREDIT, credit_applied))
     return entry(*sides)
+
+
+def _without(contained: Money, earned: Mapping[Account, Money]) -> dict[Account, Money]:
+    """`earned` freed of the tax inside its prices, taken from each account by its share of the gross."""
+    gross = sum(amount.minor for amount in earned.values())
+    if not gross:
+        return dict(earned)
+    revenue, deferred = earned[Account.REVENUE], earned[Account.DEFERRED_REVENUE]
+    part = Money(half_up(Fraction(contained.minor * revenue.minor, gross)), contained.currency)
+    return {Account.REVENUE: revenue - part, Account.DEFERRED_REVENUE: deferred - (contained - part)}
 
 
 def _paid_without_payment(finalized: InvoiceFinalized) -> InvoicePaid:

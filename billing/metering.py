@@ -14,10 +14,10 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 
 from billing.errors import Rejected
+from billing.ids import ID_LENGTH_MAX as ID_LENGTH_MAX
 from billing.ids import TenantId
 from billing.tenant import UsageBounds
 
-ID_LENGTH_MAX = 128
 TEXT_LENGTH_MAX = 256  # of a property; longer values are documents, not dimensions
 DIGITS_MAX = 26  # before the point; with 12 after it a value fits decimal(38, 12), the log's own limit
 SCALE_MAX = 12

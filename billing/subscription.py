@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from billing.errors import CorruptHistory, Rejected
-from billing.ids import CustomerId, SubscriptionId
+from billing.ids import CustomerId, SubscriptionId, check_id
 from billing.invoicing import BilledSpan, BillingRun, Cut, LatePeriod, PartitionPosition
 from billing.period import Alignment, Cadence, Period, full_period
 
@@ -227,6 +227,7 @@ def created(
     starts_at: datetime,
 ) -> SubscriptionCreated:
     """The fact that `command` asks for, under the terms of a plan."""
+    check_id(command.subscription_id, "subscription_id")
     return SubscriptionCreated(
         subscription_id=command.subscription_id,
         customer_id=command.customer_id,
@@ -276,7 +277,7 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
                 SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=now),
             ]
         case Active(terms=terms) as s:
-            ends_at = s.current.period.end if command.at_period_end else max(now, s.current.period.start)
+            ends_at = _period_end(s, now) if command.at_period_end else max(now, s.current.period.start)
             if s.ends_at is not None and s.ends_at <= ends_at:
                 return []
             return [
@@ -290,6 +291,11 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
             raise Rejected(
                 "unknown_subscription", f"there is no subscription {command.subscription_id!r}", field="subscription_id"
             )
+
+
+def _period_end(state: Active, now: datetime) -> datetime:
+    """End of the period that holds `now`: the current one, unless it is over and only waits to be closed."""
+    return max(state.current.period.end, full_period(state.terms.cadence, now).end)
 
 
 def evolve(state: State, event: Event) -> State:

@@ -14,7 +14,9 @@ from zoneinfo import ZoneInfo
 
 from billing.errors import CorruptHistory, Rejected
 from billing.money import exponent
-from billing.tax import TaxRate
+from billing.tax import TaxRate, check_rate
+
+SPAN_MAX = {"days": 3_660, "minutes": 5_270_400}  # ten years: longer is a mistake, and much longer no date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +166,22 @@ def evolve(state: State, event: Event) -> State:
 def _registered(c: RegisterTenant) -> TenantRegistered:
     exponent(c.currency)
     zone(c.zone, "zone")
+    if not c.name:
+        raise Rejected("missing", "a seller needs the name that stands on invoices", field="name")
+    for index, rate in enumerate(c.taxes):
+        check_rate(rate, f"taxes[{index}]")
     for index, days in enumerate(c.policies.retry_days):
         if not 0 < days <= 60:
             raise Rejected("out_of_range", f"{days}: allowed are 1 to 60 days", field=f"policies.retry_days[{index}]")
-    for name, value in (("oldest_days", c.bounds.oldest_days), ("ahead_minutes", c.bounds.ahead_minutes)):
-        if value < 0:
-            raise Rejected("out_of_range", f"{value}: allowed is 0 or more", field=f"bounds.{name}")
+    for name, value in (
+        ("bounds.oldest_days", c.bounds.oldest_days),
+        ("bounds.ahead_minutes", c.bounds.ahead_minutes),
+        ("policies.invoice_grace_minutes", c.policies.invoice_grace_minutes),
+        ("policies.payment_terms_days", c.policies.payment_terms_days),
+    ):
+        if not 0 <= value <= SPAN_MAX[name.rpartition("_")[2]]:
+            allowed = SPAN_MAX[name.rpartition("_")[2]]
+            raise Rejected("out_of_range", f"{value}: allowed are 0 to {allowed}", field=name)
     return TenantRegistered(
         name=c.name,
         currency=c.currency,
