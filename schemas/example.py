@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from schemas.mapping import DECIMAL_SCALE
+from schemas.released import named_types
 
 _NOON = int(datetime(2026, 1, 2, 12, 0, tzinfo=UTC).timestamp()) * 1_000_000
 _HOUR = 3_600_000_000
@@ -20,7 +21,7 @@ _TEXTS = {
 
 def example(schema: Mapping[str, Any], depth_max: int = 2) -> dict[str, Any]:
     """One record in raw form: each number differs, each instant is later than the one before, unions are not null."""
-    build = _Example(depth_max)
+    build = _Example(named_types(schema), depth_max)
     value: dict[str, Any] = build.value(schema, str(schema["namespace"]), str(schema["name"]))
     return value
 
@@ -28,10 +29,10 @@ def example(schema: Mapping[str, Any], depth_max: int = 2) -> dict[str, Any]:
 class _Example:
     """One walk over a schema, counting as it goes, so that no two fields hold the same."""
 
-    def __init__(self, depth_max: int) -> None:
+    def __init__(self, named: Mapping[str, Any], depth_max: int) -> None:
         self.count = 0
         self.depth_max = depth_max
-        self.named: dict[str, Any] = {}
+        self.named = named
         self.inside: list[str] = []
 
     def value(self, schema: Any, namespace: str, name: str) -> Any:
@@ -42,7 +43,6 @@ class _Example:
             case "record":
                 return self.record(schema, namespace)
             case "enum":
-                self.named[f"{namespace}.{schema['name']}"] = schema
                 return schema["symbols"][-1]
             case "array":
                 return self.items(schema["items"], namespace, name)
@@ -73,7 +73,6 @@ class _Example:
                 return bytes([self.count % 256]) * 32 if kind == "bytes" else self.count
 
     def record(self, schema: Any, namespace: str) -> dict[str, Any]:
-        self.named[f"{namespace}.{schema['name']}"] = schema
         self.inside.append(schema["name"])
         built = {field["name"]: self.value(field["type"], namespace, field["name"]) for field in schema["fields"]}
         self.inside.pop()
@@ -85,9 +84,8 @@ class _Example:
         label = chosen if isinstance(chosen, str) else chosen.get("name", chosen["type"])
         if self.inside.count(label) >= self.depth_max and "null" in branches:
             return None
-        named = f"{namespace}.{label}" if isinstance(chosen, dict) and "name" in chosen else label
-        named = f"{namespace}.{label}" if f"{namespace}.{label}" in self.named else named
-        return named, self.value(chosen, namespace, name)
+        full = f"{namespace}.{label}"
+        return full if full in self.named else label, self.value(chosen, namespace, name)
 
     def items(self, item: Any, namespace: str, name: str) -> list[Any]:
         """One item, or one per branch where items are a union of records."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.errors import DecodeError
+from schemas.released import full_name, named_types
 
 _LENGTH_MAX = 2**31  # longer strings and blocks no writer could have sent; shorter ones may just be cut off
 _VARINT_BYTES = 10
@@ -29,8 +30,7 @@ def check(schema: Mapping[str, Any], body: bytes, start: int = 0) -> None:
     Raises:
         DecodeError: `truncated`, `trailing_bytes` or `corrupt_avro`, with the field's path.
     """
-    walk = _Walk(body, start)
-    walk.define(schema, "")
+    walk = _Walk(body, start, named_types(schema))
     walk.value(schema, "", "")
     if walk.at < len(body):
         raise DecodeError("trailing_bytes", f"{len(body) - walk.at} bytes after the end of the record")
@@ -39,11 +39,10 @@ def check(schema: Mapping[str, Any], body: bytes, start: int = 0) -> None:
 class _Walk:
     """One pass over the bytes of one record."""
 
-    def __init__(self, body: bytes, start: int) -> None:
+    def __init__(self, body: bytes, start: int, named: Mapping[str, Any]) -> None:
         self.body = body
         self.at = start
-        self.named: dict[str, Any] = {}
-        """By full name; filled before the walk, since a type may be defined in a branch that is not taken."""
+        self.named = named
 
     def value(self, schema: Any, namespace: str, path: str) -> None:
         if isinstance(schema, list):
@@ -55,7 +54,7 @@ class _Walk:
         kind = schema if isinstance(schema, str) else schema["type"]
         match kind:
             case "record":
-                space = _full_name(schema, namespace).rpartition(".")[0]
+                space = full_name(schema, namespace).rpartition(".")[0]
                 for field in schema["fields"]:
                     self.value(field["type"], space, f"{path}.{field['name']}" if path else field["name"])
             case "enum":
@@ -78,20 +77,6 @@ class _Walk:
             case _:
                 name = kind if "." in kind else f"{namespace}.{kind}"
                 self.value(self.named[name], namespace, path)
-
-    def define(self, schema: Any, namespace: str) -> None:
-        """Remember every named type in `schema`."""
-        if isinstance(schema, list):
-            for branch in schema:
-                self.define(branch, namespace)
-        elif isinstance(schema, dict):
-            if schema["type"] in ("record", "enum"):
-                name = _full_name(schema, namespace)
-                self.named[name] = schema
-                namespace = name.rpartition(".")[0]
-            for field in schema.get("fields", ()):
-                self.define(field["type"], namespace)
-            self.define(schema.get("items", schema.get("values")), namespace)
 
     def blocks(self, schema: Any, namespace: str, path: str) -> None:
         index = 0
@@ -141,8 +126,3 @@ class _Walk:
             raise DecodeError("truncated", f"{path}: {size} bytes announced, {len(taken)} left")
         self.at += size
         return taken
-
-
-def _full_name(schema: Mapping[str, Any], namespace: str) -> str:
-    name = str(schema["name"])
-    return name if "." in name else f"{schema.get('namespace', namespace)}.{name}"

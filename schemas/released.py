@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,28 @@ def raw_schema(schema: Any) -> Any:
     if "fields" in stripped:
         stripped["fields"] = [raw_schema(each) for each in stripped["fields"]]
     return stripped
+
+
+def named_types(schema: Any, namespace: str = "") -> dict[str, Any]:
+    """Every record and enum defined in `schema`, by full name: a later field may name one where it is not defined."""
+    if isinstance(schema, list):
+        return {name: each for branch in schema for name, each in named_types(branch, namespace).items()}
+    if not isinstance(schema, dict):
+        return {}
+    found = {}
+    if schema["type"] in ("record", "enum"):
+        name = full_name(schema, namespace)
+        found[name] = schema
+        namespace = name.rpartition(".")[0]
+    for field in schema.get("fields", ()):
+        found |= named_types(field["type"], namespace)
+    return found | named_types(schema.get("items", schema.get("values")), namespace)
+
+
+def full_name(schema: Mapping[str, Any], namespace: str) -> str:
+    """Name of a record or enum that lies within `namespace`."""
+    name = str(schema["name"])
+    return name if "." in name else f"{schema.get('namespace', namespace)}.{name}"
 
 
 def _read(path: Path) -> Released:
