@@ -62,6 +62,12 @@ def configure(level: str, service: str) -> None:
     structlog.contextvars.bind_contextvars(service=service)
 
 
+def forget() -> None:
+    """Undo `configure`, as far as structlog goes; for tests that run several services in one process."""
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module: `log = telemetry.logger("services.payments")`."""
     bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
