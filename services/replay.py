@@ -49,7 +49,7 @@ class Subject:
     writer: Callable[[postgres.Pool, int], Write]
     """What fills a generation: the code that fills the live one, which sends nothing to anybody."""
     compared: Mapping[str, str]
-    """Table -> its rows by natural key, where that is not all its columns. Tables are named after FROM and JOIN only."""
+    """Table -> its rows by natural key, where that is not all its columns. Tables stand after FROM and JOIN only."""
 
 
 def subjects(settings: Settings) -> tuple[Subject, ...]:
