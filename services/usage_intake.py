@@ -34,6 +34,7 @@ from schemas.errors import DecodeError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
+SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
 _MICROSECOND = timedelta(microseconds=1)
 _DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
 
@@ -54,14 +55,9 @@ class Claim(NamedTuple):
     """An event in order, which counts if its identity is still free."""
 
     event: Identity
-    contributions: tuple[Contribution, ...]
-
-
-class _Arrival(NamedTuple):
-    """Where an event stands in the log, and as what it came."""
-
+    contributions: list[Contribution]
     record: Record
-    index: int
+    """What it came in."""
     raw: RawEvent
 
 
@@ -97,7 +93,7 @@ class Measuring:
         for meter in control.meters:
             self._by_type[meter.event_type] = (*self._by_type.get(meter.event_type, ()), _Compiled(meter))
 
-    def contributions(self, raw: RawEvent, appended_us: int) -> tuple[Contribution, ...]:
+    def contributions(self, raw: RawEvent, appended_us: int) -> list[Contribution]:
         """What an event contributes. The quick way for events in order; all others take the way of `billing.metering`.
 
         Raises:
@@ -114,13 +110,13 @@ class Measuring:
         ):
             return self._slowly(raw, present_us)
         tenant, customer = self.control.tenant, raw["customer"]
-        return tuple([made for each in compiled if (made := each.read(tenant, customer, properties)) is not None])
+        return [made for each in compiled if (made := each.read(tenant, customer, properties)) is not None]
 
-    def _slowly(self, raw: RawEvent, present_us: int) -> tuple[Contribution, ...]:
+    def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
         event = _event(raw)
         check_event(event, self.control.bounds, EPOCH + timedelta(microseconds=present_us))
         names = {meter.key: meter.dimensions for meter in self.control.meters}
-        return tuple(
+        return [
             Contribution(
                 Series(self.control.tenant, event.customer, each.meter, names[each.meter], each.dimensions),
                 None if each.number is None else format(each.number, "f"),
@@ -128,7 +124,7 @@ class Measuring:
             )
             for each in readings(event, self.control.meters)
             if each.number is not None or each.text is not None
-        )
+        ]
 
 
 class _Compiled:
@@ -142,13 +138,18 @@ class _Compiled:
         self._is_count = meter.aggregation is Aggregation.COUNT
         self._is_unique = meter.aggregation is Aggregation.UNIQUE
         self._filters = [(each.property, frozenset(each.values)) for each in meter.filters]
+        self._series: dict[tuple[str, ...], Series] = {}
 
     def read(self, tenant: str, customer: str, properties: dict[str, str]) -> Contribution | None:
         for name, allowed in self._filters:
             if properties.get(name) not in allowed:
                 return None
-        names = self._names
-        series = Series(tenant, customer, self._key, names, tuple([properties.get(each, "") for each in names]))
+        key = (customer, *[properties.get(each, "") for each in self._names]) if self._names else (customer,)
+        series = self._series.get(key)
+        if series is None:
+            if len(self._series) > SERIES_KNOWN_MAX:
+                self._series.clear()
+            series = self._series[key] = Series(tenant, customer, self._key, self._names, key[1:])
         if self._is_count:
             return Contribution(series, "1", None)
         value = properties.get(self._value)
@@ -171,9 +172,8 @@ class Judged:
     """By tenant and hour of the append; final after `settle`."""
     controls: dict[str, Measuring] = field(default_factory=dict)
     """Tenants that are measured in a new way at the end of the run."""
-    _arrivals: list[_Arrival] = field(default_factory=list)
-    _repeats: list[tuple[int, str, _Arrival]] = field(default_factory=list)
-    """(Place of the claim with that identity, content, the later arrival)."""
+    _repeats: list[tuple[int, Claim]] = field(default_factory=list)
+    """(Place of the claim with that identity, the later arrival)."""
 
     def settle(self, taken: Mapping[int, str]) -> list[Claim]:
         """The claims that count. `taken`: content of the earlier event by place of each claim that came too late.
@@ -181,25 +181,26 @@ class Judged:
         Adds the conflicts to `refusals` and completes `fates`.
         """
         for place, content in sorted(taken.items()):
-            self._late_arrival(content, self.claims[place].event.content, self._arrivals[place])
-        for place, content, arrival in self._repeats:
-            self._late_arrival(taken.get(place, self.claims[place].event.content), content, arrival)
+            self._late_arrival(content, self.claims[place])
+        for place, claim in self._repeats:
+            self._late_arrival(taken.get(place, self.claims[place].event.content), claim)
         counted = []
         for place, claim in enumerate(self.claims):
             if place not in taken:
                 counted.append(claim)
-                self.fate(claim.event.tenant, self._arrivals[place].record).counted += 1
+                self.fate(claim.event.tenant, claim.record).counted += 1
         return counted
 
-    def _late_arrival(self, first: str, content: str, arrival: _Arrival) -> None:
-        tenant = _tenant_of(arrival)
-        fates = self.fate(tenant, arrival.record)
-        if first == content:
+    def _late_arrival(self, first: str, claim: Claim) -> None:
+        event = claim.event
+        fates = self.fate(event.tenant, claim.record)
+        if first == event.content:
             fates.duplicate += 1
             return
         fates.conflict += 1
         detail = "an event with this source and id but other content was counted before"
-        self.refusals.append(_refused_event(tenant, arrival, Rejected("id_conflict", detail, field="id")))
+        conflict = Rejected("id_conflict", detail, field="id")
+        self.refusals.append(_refused_event(event.tenant, claim.record, event.index, claim.raw, conflict))
 
     def fate(self, tenant: str, record: Record) -> Fates:
         """Where to count an event of `record`."""
@@ -252,18 +253,18 @@ def _judge_batch(
             contributions = measuring.contributions(raw, appended_us)
         except Rejected as refused:
             fates.rejected += 1
-            judged.refusals.append(_refused_event(tenant, _Arrival(record, index, raw), refused))
+            judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
             continue
-        identity, content = identity_of(raw["source"], raw["id"]), content_of(raw)
+        identity = identity_of(raw["source"], raw["id"])
+        event = Identity(
+            tenant, identity, content_of(raw), record.partition, record.offset, index, raw["customer"], raw["time"]
+        )
+        claim = Claim(event, contributions, record, raw)
         place = places.setdefault((tenant, identity), len(judged.claims))
         if place < len(judged.claims):
-            judged._repeats.append((place, content, _Arrival(record, index, raw)))
-            continue
-        event = Identity(
-            tenant, identity, content, record.partition, record.offset, index, raw["customer"], raw["time"]
-        )
-        judged.claims.append(Claim(event, contributions))
-        judged._arrivals.append(_Arrival(record, index, raw))
+            judged._repeats.append((place, claim))
+        else:
+            judged.claims.append(claim)
 
 
 def identity_of(source: str, id: str) -> str:
@@ -315,23 +316,22 @@ def _refuse_record(
     judged.refusals.append(Refusal(usage, events, record.appended_at))
 
 
-def _refused_event(tenant: str, arrival: _Arrival, refused: Rejected) -> Refusal:
+def _refused_event(tenant: str, record: Record, index: int, raw: RawEvent, refused: Rejected) -> Refusal:
     """The refusal of one event; its original is a batch of it alone, ready to be sent again."""
-    raw = arrival.raw
     usage = RejectedUsage(
         tenant=TenantId(tenant),
         reason=refused.code,
         detail=refused.detail,
-        field=f"events[{arrival.index}].{refused.field}" if refused.field else f"events[{arrival.index}]",
-        topic=arrival.record.topic,
-        partition=arrival.record.partition,
-        offset=arrival.record.offset,
-        index=arrival.index,
+        field=f"events[{index}].{refused.field}" if refused.field else f"events[{index}]",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        index=index,
         source=raw["source"],
         id=raw["id"],
-        original=_alone(tenant, raw, arrival.record),
+        original=_alone(tenant, raw, record),
     )
-    return Refusal(usage, 1, arrival.record.appended_at)
+    return Refusal(usage, 1, record.appended_at)
 
 
 def _alone(tenant: str, raw: RawEvent, record: Record) -> bytes:
@@ -348,11 +348,6 @@ def _event(raw: RawEvent) -> UsageEvent:
         code = "too_late" if raw["time"] < 0 else "in_future"
         raise Rejected(code, "the time lies outside of the years 1 to 9999", field="time") from e
     return UsageEvent(**{**raw, "time": time})
-
-
-def _tenant_of(arrival: _Arrival) -> str:
-    assert arrival.record.key is not None  # or it had been refused as misaddressed
-    return arrival.record.key.decode()
 
 
 def _is_name(text: str) -> bool:
