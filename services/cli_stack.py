@@ -55,7 +55,8 @@ def up(
         return
     missing = names - state["processes"].keys() - _elsewhere(settings)
     for name, address in _shown(state["addresses"]).items():
-        typer.echo(f"{name:10}{address}")
+        if name in state["processes"] or name not in ("api", "sandbox"):
+            typer.echo(f"{name:10}{address}")
     verb = "started" if process else "was running"
     typer.echo(f"{verb}: {len(state['processes'])} processes, {time.monotonic() - started:.1f} s, data {settings.data}")
     if missing:
