@@ -70,6 +70,12 @@ class Settings(BaseModel):
     usage_partitions: int = Field(default=6, ge=1, le=1000, description="Of usage.events and usage.rejected.")
     topic_replication: int = Field(default=1, ge=1, le=7, description="Copies of each topic; 3 in production.")
 
+    schema_registry: str = Field(
+        default="",
+        repr=False,
+        description="URL of a schema registry (Confluent's REST). Empty: messages name their schema by fingerprint.",
+    )
+
     postgres: str = Field(default="", repr=False, description="URL of the owner's role. Empty: the local stack's.")
     postgres_worker: str = Field(default="", repr=False, description="URL of tallybook_worker; default: derived.")
     postgres_api: str = Field(default="", repr=False, description="URL of tallybook_api; default: derived.")

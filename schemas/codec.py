@@ -1,7 +1,7 @@
 """Bytes <-> messages. Whatever is wrong with bytes becomes one `DecodeError`, with a value one `EncodeError`.
 
 Messages are written with the newest schema of their class, and read with the schema they were written
-with, upgraded to the newest. The functions at the end are those of a codec without a registry.
+with, upgraded to the newest. The functions at the end are those of the process's own codec.
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ class Codec:
         self._registry = registry
         self._prefixes: dict[type, bytes] = {}
         self._by_id: dict[int, bytes] = {}
+
+    def use_registry(self, registry: Registry | None) -> None:
+        """Write with the ids of `registry` from now on; None: with fingerprints. Part of a process's wiring."""
+        self._registry = registry
+        self._prefixes.clear()
+        self._by_id.clear()
 
     @cached_property
     def _messages(self) -> dict[type, _Message]:
@@ -210,6 +216,7 @@ def body_of(value: bytes) -> bytes:
 
 
 _codec = Codec()
+use_registry = _codec.use_registry
 encode_command = _codec.encode_command
 decode_command = _codec.decode_command
 encode_event = _codec.encode_event

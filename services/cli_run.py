@@ -10,7 +10,9 @@ import typer
 
 from infra import failpoints, telemetry
 from infra.errors import Misconfigured, Transient
+from infra.schema_registry import SchemaRegistry
 from infra.settings import Settings
+from schemas import codec
 
 MODULES = {
     "prepare": "services.prepare",
@@ -48,6 +50,8 @@ def process(name: str, settings: Settings) -> int:
     log = telemetry.logger("services.run")
     try:
         failpoints.configure(settings.failpoint, settings.data)
+        if settings.schema_registry:
+            codec.use_registry(SchemaRegistry(settings.schema_registry))
         if settings.metrics_port:
             telemetry.serve_metrics(settings.metrics_host, settings.metrics_port)
         log.info("process started", pid=os.getpid())
