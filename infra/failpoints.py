@@ -35,6 +35,7 @@ FAILPOINTS = (
     "projector.after_poll",
     "projector.after_rows",
     "projector.after_commit",
+    "entitlements.after_publish",
     "replay.after_batch",
     "replay.before_swap",
     "replay.after_swap",

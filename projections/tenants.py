@@ -58,6 +58,11 @@ def sequence(tx: Tx, tenant: str) -> int:
     return sequences(tx, [tenant]).get(tenant, 0)
 
 
+def all_sequences(tx: Tx) -> dict[str, int]:
+    """Tenant -> sequence of its last applied event, for all tenants."""
+    return dict(tx.execute("SELECT tenant_id, last_sequence FROM tenants").fetchall())
+
+
 def reached(tx: Tx, last: Mapping[str, int]) -> None:
     """Record that the events of each tenant are applied up to a sequence."""
     tx.executemany(

@@ -1,0 +1,153 @@
+"""Keeps the entitlements in Redis as Postgres has them.
+
+Consumes the projections `entitlements` (by each tenant's sequence) and `usage_changed` (by transaction); produces
+absolute values in Redis. Owns those keys and the marks beside them. Repeats safely because a value carries the version
+of its rows and an older one is refused; a Redis that was emptied has lost the marks too, and is told everything again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from infra import postgres, telemetry
+from infra.errors import Conflict, Transient
+from infra.failpoints import failpoint
+from infra.redis_cache import RedisCache
+from infra.settings import Settings
+from infra.shutdown import on_signals
+from projections import entitlements, generation, tenants
+from services.entitlements import entry
+
+log = telemetry.logger("services.entitlement_publisher")
+
+PUBLISHED = telemetry.counter("entitlements_published_total", "Entitlements written to Redis.")
+POLL_S = 0.1
+TROUBLE_S = 1.0
+AT_ONCE = 500
+"""Values in one round trip to Redis."""
+
+Key = tuple[str, str, str]
+"""Tenant, customer, feature."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """How far a Redis has been told."""
+
+    epoch: str
+    tenants: dict[str, int]
+    usage: str
+    seen: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Positions of both sets at the last look: while they stand, nothing changes."""
+
+
+class Publisher:
+    """Publishes what changed; `step` may be called for ever."""
+
+    def __init__(self, pool: postgres.Pool, cache: RedisCache) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._told: _Told | None = None
+
+    def step(self) -> int:
+        """Publish what changed since the marks; returns how many values were written.
+
+        Raises:
+            Transient: Postgres or Redis is away; call again after a pause.
+        """
+        epoch = self._cache.epoch()
+        if self._told is None or self._told.epoch != epoch:
+            of_tenants, usage = self._cache.marks()
+            log.info("entitlements published from the mark on", tenants=len(of_tenants), redis=epoch)
+            self._told = _Told(epoch, of_tenants, usage)
+        told = self._told
+        with postgres.transaction(self._pool) as tx:
+            tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            generation.enter_all(tx)
+            seen = _positions(tx)
+            if seen == told.seen:
+                return 0
+            moved = _moved(tx, told.tenants)
+            usage, changed = _usage_changed(tx, told.usage)
+            keys = {*_of_grants(tx, told.tenants, moved), *_of_usage(tx, changed)}
+            written = self._publish(tx, sorted(keys))
+        failpoint("entitlements.after_publish")
+        self._cache.mark(told.epoch, moved, usage)
+        told.tenants.update(moved)
+        told.usage, told.seen = usage, seen
+        PUBLISHED.inc(written)
+        return written
+
+    def _publish(self, tx: postgres.Cursor, keys: Sequence[Key]) -> int:
+        written = 0
+        for start in range(0, len(keys), AT_ONCE):
+            written += self._cache.publish([entry(tx, *key) for key in keys[start : start + AT_ONCE]])
+        return written
+
+
+def _positions(tx: postgres.Cursor) -> dict[tuple[str, str], int]:
+    """Where both sets stand; generation numbers included, so that a swap counts as a change."""
+    rows = tx.execute(
+        """
+        SELECT c.projection, c.topic || '/' || c.partition || '@' || c.generation, c.next_offset
+          FROM app.checkpoint c
+          JOIN app.generation g ON g.projection_set = c.projection AND g.current = c.generation
+        """
+    ).fetchall()
+    return {(projection, place): next_offset for projection, place, next_offset in rows}
+
+
+def _moved(tx: postgres.Cursor, marks: Mapping[str, int]) -> dict[str, int]:
+    """Tenants with events after their mark -> sequence of the last."""
+    return {tenant: last for tenant, last in tenants.all_sequences(tx).items() if last > marks.get(tenant, 0)}
+
+
+def _of_grants(tx: postgres.Cursor, marks: Mapping[str, int], moved: Iterable[str]) -> Iterator[Key]:
+    for tenant in moved:
+        for customer, feature in entitlements.changed_since(tx, tenant, marks.get(tenant, 0)):
+            yield tenant, customer, feature
+
+
+def _of_usage(tx: postgres.Cursor, changed: Iterable[tuple[str, str, str]]) -> Iterator[Key]:
+    for tenant, customer, meter in changed:
+        for feature in entitlements.counted_by(tx, tenant, customer, meter):
+            yield tenant, customer, feature
+
+
+def _usage_changed(tx: postgres.Cursor, mark: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The next mark, and (tenant, customer, meter) whose usage changed since `mark`.
+
+    A mark is a transaction: all older ones have ended. Some newer ones have, too; what they changed comes twice.
+    """
+    row = tx.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchone()
+    assert row is not None
+    changed = tx.execute(
+        """
+        SELECT tenant_id, customer_id, meter
+          FROM usage_changed
+         WHERE changed_in >= %s::xid8
+         ORDER BY tenant_id, customer_id, meter
+        """,
+        (mark or "0",),
+    ).fetchall()
+    return str(row[0]), changed
+
+
+def main(settings: Settings) -> int:
+    """Publish until SIGTERM."""
+    stop = on_signals()
+    cache = RedisCache(settings)
+    with postgres.worker_pool(settings) as pool:
+        publisher = Publisher(pool, cache)
+        while not stop.is_set():
+            try:
+                written = publisher.step()
+            except (Transient, Conflict) as error:
+                log.warning("entitlements not published", reason=str(error))
+                stop.wait(TROUBLE_S)
+                continue
+            if not written:
+                stop.wait(POLL_S)
+    cache.close()
+    return 0
