@@ -87,9 +87,9 @@ def planned(file: CatalogFile) -> list[Change]:
     for each in file.customers:
         made.append(Change("customer", each.id, "would create"))
         made += [Change("coupon", f"{code} for {each.id}", "would redeem") for code in each.coupons]
-    return made + [
-        Change("subscription", each.id, "would create", f"{each.customer} on {each.plan}") for each in file.subscriptions
-    ]
+    for wish in file.subscriptions:
+        made.append(Change("subscription", wish.id, "would create", f"{wish.customer} on {wish.plan}"))
+    return made
 
 
 def _publish(file: CatalogFile, world: World) -> Change:

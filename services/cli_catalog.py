@@ -127,4 +127,4 @@ def _report(tenant: str, changes: list[Change], as_json: bool) -> None:
 
 
 def _print(change: Change) -> None:
-    typer.echo(f"{change.outcome:14}{change.what:13}{change.id}{'  ' + change.detail if change.detail else ''}")
+    typer.echo(f"{change.outcome:15}{change.what:13}{change.id}{'  ' + change.detail if change.detail else ''}")

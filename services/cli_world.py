@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from billing.errors import Rejected
@@ -32,9 +32,9 @@ def reading(given: Settings) -> Iterator[Cursor]:
     Raises:
         Transient: Postgres does not answer, or nothing was ever projected.
     """
-    with postgres.connect(postgres.worker_url(given)) as connection, connection.cursor() as tx:
-        with postgres.translated():
-            yield read_models.entered(tx)
+    url = postgres.worker_url(given)
+    with postgres.connect(url) as connection, connection.cursor() as tx, postgres.translated():
+        yield read_models.entered(tx)
 
 
 def the_tenant(tx: Cursor, asked: str | None) -> str:
@@ -54,3 +54,16 @@ def the_tenant(tx: Cursor, asked: str | None) -> str:
     if len(known) > 1:
         raise Rejected("tenant_needed", f"which tenant? --tenant {' | '.join(known)}")
     return known[0]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """`rows` under `header`, one line each however wide; the columns named in `right` end at the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    aligned = []
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        ]
+        aligned.append("  ".join(cells).rstrip())
+    return "\n".join(aligned)

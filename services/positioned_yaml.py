@@ -74,14 +74,18 @@ def _check_events(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if getattr(event, "tag", None) is not None:
-            raise Unreadable(Fault("unexpected_tag", "tags are not read here", ""), event.start_mark.line + 1)
+            raise Unreadable(Fault("unexpected_tag", "tags are not read here", ""), _line(event))
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > DEPTH_MAX:
             said = f"it is nested deeper than {DEPTH_MAX} levels"
-            raise Unreadable(Fault("too_deep", said, ""), event.start_mark.line + 1)
+            raise Unreadable(Fault("too_deep", said, ""), _line(event))
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 class _Reader:
@@ -105,6 +109,7 @@ class _Reader:
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return _scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
@@ -123,7 +128,7 @@ class _Reader:
         return made
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _scalar(node: yaml.ScalarNode) -> Any:
     text = str(node.value)
     if node.style is not None:
         return text

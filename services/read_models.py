@@ -444,8 +444,10 @@ def payments(
     ).fetchall():
         attempts.setdefault(of_invoice, []).append(AttemptRow(*attempt))
     return [
-        PaymentRow(of, payer, Amount.of(minor, currency), *rest, attempts.get(of, []))
-        for of, payer, minor, currency, *rest in rows
+        PaymentRow(
+            of, payer, Amount.of(minor, currency), standing, provider, later, reference, at, attempts.get(of, [])
+        )
+        for of, payer, minor, currency, standing, provider, later, reference, at in rows
     ]
 
 

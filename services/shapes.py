@@ -215,7 +215,7 @@ def decimal(value: object) -> Decimal:
     if isinstance(value, NotFinite) or (isinstance(value, str) and _NOT_FINITE.match(value)):
         raise PydanticCustomError("not_finite", "a finite number is needed here")
     if not isinstance(value, str):
-        raise PydanticCustomError("invalid_type", "a decimal is written as text, as in '0.0110', so that it stays exact")
+        raise PydanticCustomError("invalid_type", "write a decimal as text, as in '0.0110', so that it stays exact")
     if not _DECIMAL.match(value):
         shown = value[:40].encode("ascii", "backslashreplace").decode()
         said = f"{shown!r} is not a plain decimal such as 12 or 0.0110"
@@ -405,7 +405,7 @@ def _union(args: tuple[Any, ...]) -> Any:
     return made | None if type(None) in args else made
 
 
-def _dataclasses(args: tuple[Any, ...]) -> list[type[Any]]:
+def _dataclasses(args: tuple[Any, ...]) -> list[Any]:
     return [each for each in args if isinstance(each, type) and is_dataclass(each)]
 
 

@@ -100,9 +100,7 @@ def list_customers(
 
 
 @router.get("/v1/customers/{customer_id}")
-def get_customer(
-    customer_id: PathId, reading: Annotated[Reading, Depends(reading)], response: Response
-) -> CustomerRow:
+def get_customer(customer_id: PathId, reading: Annotated[Reading, Depends(reading)], response: Response) -> CustomerRow:
     """One customer."""
     with reading.transaction(response) as tx:
         found = read_models.customer(tx, reading.tenant, customer_id)

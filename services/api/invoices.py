@@ -49,7 +49,7 @@ class DiscountBody:
 class TaxBody:
     """Tax of one rate, rounded once."""
 
-    name: str
+    code: str
     percent: Decimal
     inclusive: bool
     amount: Amount
@@ -148,7 +148,7 @@ def body(issued: IssuedInvoice) -> InvoiceBody:
         ],
         discounts=[DiscountBody(each.coupon, _amount(each.amount)) for each in document.discounts],
         taxes=[
-            TaxBody(each.rate.name, each.rate.percent, each.rate.inclusive, _amount(each.amount))
+            TaxBody(each.rate.code, each.rate.percent, each.rate.inclusive, _amount(each.amount))
             for each in document.taxes
         ],
         credit_applied=_amount(document.credit_applied),

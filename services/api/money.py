@@ -54,9 +54,7 @@ def list_payments(
     scope = [reading.tenant, "payments", customer or "", state or ""]
     after = reading.parts.cursors.open(scope, cursor)
     with reading.transaction(response) as tx:
-        rows = read_models.payments(
-            tx, reading.tenant, customer_id=customer, state=state, after=after, limit=limit + 1
-        )
+        rows = read_models.payments(tx, reading.tenant, customer_id=customer, state=state, after=after, limit=limit + 1)
     return Page.of(reading.parts.cursors, scope, rows, limit, lambda row: row.invoice)
 
 

@@ -201,7 +201,7 @@ class Asking:
         return result
 
     def answer(self, response: Response, result: CommandResult, read: Callable[[Cursor], T | None]) -> T | JSONResponse:
-        """The resource as it is after the command; 202 without it if reads are behind for longer than a client waits."""
+        """The resource as it is after the command; 202 without it if reads are too far behind to wait for."""
         headers = {POSITION: str(result.sequence)}
         if result.replayed:
             headers[REPLAYED] = "true"

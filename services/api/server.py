@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uvicorn
 
+from billing.entitlement import Access
 from infra import postgres, telemetry
 from infra.clock import SystemClock
-from infra.errors import Misconfigured
+from infra.errors import Misconfigured, Transient
 from infra.kafka import KafkaConfig
 from infra.settings import Settings
 from services.api.app import create_app
@@ -38,7 +39,7 @@ def serve(settings: Settings) -> int:
                 pool=pool,
                 commands=commands,
                 usage=usage,
-                entitlements=entitlements(settings, pool),
+                entitlements=Unavailable(),
                 cursors=Cursors(cursor_secret(pool)),
                 clock=clock,
             )
@@ -57,6 +58,13 @@ def serve(settings: Settings) -> int:
         usage.close()
         pool.close()
     return 0
+
+
+class Unavailable:
+    """Stands where nobody answers entitlements yet."""
+
+    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
+        raise Transient("entitlements are not served here")
 
 
 def cursor_secret(pool: postgres.Pool) -> bytes:

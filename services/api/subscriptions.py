@@ -37,9 +37,7 @@ class CancellationBody(StrictModel):
 
 
 @router.post("/v1/subscriptions", status_code=201, response_model=SubscriptionRow)
-def create_subscription(
-    body: SubscriptionBody, asking: Annotated[Asking, Depends(asking)], response: Response
-) -> Any:
+def create_subscription(body: SubscriptionBody, asking: Annotated[Asking, Depends(asking)], response: Response) -> Any:
     """Put a customer on a plan."""
     command = CreateSubscription(
         subscription_id=SubscriptionId(body.id),
@@ -84,8 +82,6 @@ def cancel_subscription(
     subscription_id: PathId, body: CancellationBody, asking: Annotated[Asking, Depends(asking)], response: Response
 ) -> Any:
     """End a subscription, with its current period or at once."""
-    command = CancelSubscription(
-        subscription_id=SubscriptionId(subscription_id), at_period_end=body.at_period_end
-    )
+    command = CancelSubscription(subscription_id=SubscriptionId(subscription_id), at_period_end=body.at_period_end)
     result = asking.send(command, missing="unknown_subscription")
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))

@@ -29,7 +29,7 @@ def _property(value: object) -> str:
     if isinstance(value, NotFinite):
         raise PydanticCustomError("not_finite", "a finite number is needed here")
     if not isinstance(value, str):
-        raise PydanticCustomError("invalid_type", "send text, or a whole number; decimals as text, such as \"0.25\"")
+        raise PydanticCustomError("invalid_type", 'send text, or a whole number; decimals as text, such as "0.25"')
     return text(value)
 
 
