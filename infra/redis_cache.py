@@ -90,16 +90,16 @@ class RedisCache:
 
         return cast("str", self._try(ask))
 
-    def marks(self) -> tuple[dict[str, int], str]:
-        """How far this Redis has been told: tenant -> sequence of its events, and the mark of usage ('' if never).
+    def marks(self) -> tuple[dict[str, int], int]:
+        """How far this Redis has been told: tenant -> sequence of its events, and the mark of usage (0: never).
 
         They live beside the values they speak of, and are lost with them. Raises `Transient`.
         """
         of_tenants = cast("dict[str, str]", self._try(lambda: self._redis.hgetall(_MARKS)))
         usage = cast("str | None", self._try(lambda: self._redis.get(_USAGE_MARK)))
-        return {tenant: int(mark) for tenant, mark in of_tenants.items()}, usage or ""
+        return {tenant: int(mark) for tenant, mark in of_tenants.items()}, int(usage or 0)
 
-    def mark(self, epoch: str, tenants: Mapping[str, int], usage: str) -> None:
+    def mark(self, epoch: str, tenants: Mapping[str, int], usage: int) -> None:
         """Remember that all up to these marks is published; not if Redis was emptied since `epoch`. Raises `Transient`."""
         pairs = [text for tenant, mark in tenants.items() for text in (tenant, str(mark))]
         began = epoch.split()[-1]
@@ -155,9 +155,7 @@ _MARK = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end
-if ARGV[2] ~= '' then
-    redis.call('SET', KEYS[3], ARGV[2])
-end
+redis.call('SET', KEYS[3], ARGV[2])
 for i = 3, #ARGV, 2 do
     redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end

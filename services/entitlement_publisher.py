@@ -16,7 +16,7 @@ from infra.failpoints import failpoint
 from infra.redis_cache import RedisCache
 from infra.settings import Settings
 from infra.shutdown import on_signals
-from projections import entitlements, generation, tenants
+from projections import entitlements, generation, tenants, usage_read
 from services.entitlements import entry
 
 log = telemetry.logger("services.entitlement_publisher")
@@ -37,7 +37,7 @@ class _Told:
 
     epoch: str
     tenants: dict[str, int]
-    usage: str
+    usage: int
     seen: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Positions of both sets at the last look: while they stand, nothing changes."""
 
@@ -69,7 +69,7 @@ class Publisher:
             if seen == told.seen:
                 return 0
             moved = _moved(tx, told.tenants)
-            usage, changed = _usage_changed(tx, told.usage)
+            changed, usage = usage_read.changed(tx, told.usage)
             keys = {*_of_grants(tx, told.tenants, moved), *_of_usage(tx, changed)}
             written = self._publish(tx, sorted(keys))
         failpoint("entitlements.after_publish")
@@ -109,29 +109,10 @@ def _of_grants(tx: postgres.Cursor, marks: Mapping[str, int], moved: Iterable[st
             yield tenant, customer, feature
 
 
-def _of_usage(tx: postgres.Cursor, changed: Iterable[tuple[str, str, str]]) -> Iterator[Key]:
-    for tenant, customer, meter in changed:
-        for feature in entitlements.counted_by(tx, tenant, customer, meter):
-            yield tenant, customer, feature
-
-
-def _usage_changed(tx: postgres.Cursor, mark: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """The next mark, and (tenant, customer, meter) whose usage changed since `mark`.
-
-    A mark is a transaction: all older ones have ended. Some newer ones have, too; what they changed comes twice.
-    """
-    row = tx.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchone()
-    assert row is not None
-    changed = tx.execute(
-        """
-        SELECT tenant_id, customer_id, meter
-          FROM usage_changed
-         WHERE changed_in >= %s::xid8
-         ORDER BY tenant_id, customer_id, meter
-        """,
-        (mark or "0",),
-    ).fetchall()
-    return str(row[0]), changed
+def _of_usage(tx: postgres.Cursor, changed: Iterable[usage_read.Changed]) -> Iterator[Key]:
+    for each in changed:
+        for feature in entitlements.counted_by(tx, each.tenant, each.customer, each.meter):
+            yield each.tenant, each.customer, feature
 
 
 def main(settings: Settings) -> int:

@@ -13,11 +13,10 @@ from decimal import Decimal
 
 from billing.entitlement import NOT_GRANTED, Access, Entitlement, EntitlementKind, LimitKind, access
 from billing.ids import CustomerId, TenantId
-from billing.invoicing import Need, PartitionPosition
 from infra import postgres, telemetry
 from infra.errors import Transient
 from infra.redis_cache import Entry, RedisCache
-from projections import entitlements, generation, price_books, usage, usage_reads
+from projections import entitlements, generation, price_books, usage_read
 from projections.entitlements import Grant
 
 log = telemetry.logger("services.entitlements")
@@ -72,13 +71,17 @@ def entry(tx: postgres.Cursor, tenant: str, customer: str, feature: str) -> Entr
     """What to publish about a feature of a customer; `tx` has entered both sets, in one snapshot."""
     grants = entitlements.of(tx, tenant, customer, feature)
     meters = sorted({each.entitlement.meter for each in grants if each.entitlement.meter is not None})
-    row = tx.execute(
-        "SELECT coalesce(max(version), 0) FROM usage_changed WHERE tenant_id = %s AND customer_id = %s AND meter = ANY (%s)",
-        (tenant, customer, meters),
-    ).fetchone()
+    row = tx.execute(_USAGE_VERSION, (tenant, customer, meters)).fetchone()
     assert row is not None
     version = max((each.version for each in grants), default=0)
     return Entry(tenant, customer, feature, version, int(row[0]), encoded(_granted(tx, grants)))
+
+
+_USAGE_VERSION = """
+SELECT coalesce(max(version), 0)
+  FROM usage_changed
+ WHERE tenant_id = %s AND customer_id = %s AND meter = ANY (%s)
+"""
 
 
 def _granted(tx: postgres.Cursor, grants: Sequence[Grant]) -> list[Standing]:
@@ -91,10 +94,7 @@ def _used(tx: postgres.Cursor, grant: Grant) -> Decimal:
         return Decimal(0)
     book = price_books.book(tx, grant.tenant, grant.book_version)
     meter = next(each for each in book.meters if each.key == grant.entitlement.meter)
-    counted = generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
-    upto = tuple(PartitionPosition(partition=partition, offset=offset) for partition, offset in counted.items())
-    need = Need(meter, grant.period, upto)
-    return usage_reads.quantities(tx, TenantId(grant.tenant), CustomerId(grant.customer_id), [need])[need].total
+    return usage_read.current(tx, TenantId(grant.tenant), CustomerId(grant.customer_id), meter, grant.period).total
 
 
 def encoded(standings: Sequence[Standing]) -> str:
