@@ -136,14 +136,16 @@ def periods(cadence: Cadence, start: datetime, until: datetime) -> Iterator[Peri
 def period_from(cadence: Cadence, start: datetime) -> Period:
     """The period that begins at `start`, which an earlier cadence may have left off this one's grid.
 
-    A start on the anchor's day (month day, weekday, time) keeps that day and runs for a whole interval; any other
+    A start on the anchor's day (day of the month, weekday) keeps that day and runs for a whole interval; any other
     runs to the next boundary. So a monthly subscription that turns half-yearly on 1 September ends on 1 March.
     """
     aligned = _aligned(cadence)
     interval = parse_interval(cadence.interval)
     single = Cadence(cadence.zone, aligned, _unit(interval), Alignment.ANCHOR, cadence.day)
-    n = _index(single, start)
-    if boundary(single, n) != start or start < _instant(aligned, cadence.zone):
+    date = start.astimezone(ZoneInfo(cadence.zone)).date()
+    below = _index(single, start)
+    n = next((n for n in (below, below + 1) if _local(boundary(single, n), cadence.zone).date() == date), None)
+    if n is None or date < aligned.date():
         return Period(start, full_period(cadence, start).end)
     count = interval.months or interval.days
     if single.interval == "P1W":
@@ -220,8 +222,23 @@ def check_zone(zone: str, field: str = "zone") -> None:
 
 def add_days(instant: datetime, days: int, zone: str) -> datetime:
     """The instant `days` calendar days later at the same local time."""
-    local = instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    local = _local(instant, zone)
     return _instant(local + timedelta(days=days), zone)
+
+
+def add_interval(instant: datetime, interval: str, n: int, zone: str) -> datetime:
+    """The instant `n` intervals later (or earlier) on the local calendar, clamped to the length of the month."""
+    local = _local(instant, zone)
+    return boundary(Cadence(zone, local, interval, Alignment.ANCHOR), n)
+
+
+def moved(period: Period, old_zone: str, new_zone: str) -> Period:
+    """The running period once its customer lives in another zone: it starts where the last one ended (SEMANTICS 8).
+
+    It ends at the same local date and time, of the new zone; so no instant is billed twice or left out.
+    """
+    end = _instant(_local(period.end, old_zone), new_zone)
+    return Period(period.start, max(end, period.start))
 
 
 def floor(instant: datetime, unit: str, zone: str) -> datetime:
@@ -237,11 +254,15 @@ def _instant(local: datetime, zone: str) -> datetime:
     return local.replace(tzinfo=ZoneInfo(zone), fold=0).astimezone(UTC)
 
 
+def _local(instant: datetime, zone: str) -> datetime:
+    return instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+
+
 def _index(cadence: Cadence, at: datetime) -> int:
     """The largest n whose boundary is not after `at`: estimated by the calendar, then corrected."""
     interval = parse_interval(cadence.interval)
     anchor = _aligned(cadence)
-    local = at.astimezone(ZoneInfo(cadence.zone)).replace(tzinfo=None)
+    local = _local(at, cadence.zone)
     n = int((local - anchor).days / (interval.months * _DAYS_PER_MONTH + interval.days))
     while boundary(cadence, n) > at:
         n -= 1

@@ -1,0 +1,1 @@
+"""The peers' own figures, computed by the public functions of `billing/`."""
