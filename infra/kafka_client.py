@@ -27,6 +27,7 @@ _FATAL_CONFIG = (
     rd.KafkaError.UNKNOWN_TOPIC_OR_PART,
     rd.KafkaError._UNKNOWN_TOPIC,
     rd.KafkaError._INVALID_ARG,
+    rd.KafkaError._AUTO_OFFSET_RESET,  # the offset to read from is no more, and guessing another would skip history
 )
 _TOO_LARGE = (rd.KafkaError.MSG_SIZE_TOO_LARGE, rd.KafkaError.RECORD_LIST_TOO_LARGE)
 _FENCED = (rd.KafkaError._FENCED, rd.KafkaError.INVALID_PRODUCER_EPOCH, rd.KafkaError.PRODUCER_FENCED)

@@ -35,6 +35,7 @@ class Consumer:
         self._rd = rd.Consumer({**config.client(), **CONSUMER, **settings, **extra})
         self.at_end: set[Position] = set()
         """Partitions whose end was reached by the last `poll` that said something about them."""
+        self._failed: Exception | None = None
 
     def subscribe(
         self,
@@ -73,8 +74,11 @@ class Consumer:
         """What came in; returns early once something did.
 
         Raises:
-            Transient, Misconfigured: the cluster said so; positions have not moved past what was returned before.
+            Transient, Misconfigured: the cluster said so, after all records before it were returned.
         """
+        if self._failed is not None:
+            failure, self._failed = self._failed, None
+            raise failure
         records: list[Record] = []
         first = self._rd.poll(timeout_s)
         if first is None:
@@ -87,9 +91,11 @@ class Consumer:
                 records.append(_record(position[0], message))
             elif error.code() == rd.KafkaError._PARTITION_EOF:
                 self.at_end.add(position)
-            else:
-                raise translated(error, f"reading {position[0]}[{position[1]}]")
-        return records
+            elif self._failed is None:
+                self._failed = translated(error, f"reading {position[0]}[{position[1]}]")
+        if self._failed is not None and not records:
+            return self.poll()
+        return records  # and what failed is said by the next call: these were taken off the queue
 
     def seek(self, position: Position, offset: int) -> None:
         """Read on from `offset`; what was fetched is forgotten."""

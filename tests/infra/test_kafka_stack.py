@@ -188,6 +188,14 @@ def test_a_consumer_knows_when_it_reached_the_end_behind_a_marker(config: KafkaC
     consumer.close()
 
 
+def test_an_offset_that_is_not_kept_stops_instead_of_skipping(config: KafkaConfig) -> None:
+    consumer = Consumer(config, "projector")
+    consumer.assign({(EVENTS, 0): 1000})
+    with pytest.raises(Misconfigured, match=r"reading billing\.events\[0\]"):
+        [consumer.poll() for _ in range(100)]
+    consumer.close()
+
+
 def test_topics_are_created_once_and_then_checked(settings: Settings) -> None:
     config = replace(KafkaConfig.of(settings), prefix=f"k{uuid.uuid4().hex[:10]}.")
     assert ensure_topics(config, TopicSettings()) == [each.name for each in bundled_topics()]
