@@ -59,7 +59,12 @@ def as_record(event: UsageEvent, source: str) -> dict[str, object]:
     Raises:
         InvalidEvent: naming the field.
     """
-    names: dict[str, object] = {"id": event.id, "source": event.source or source, "type": event.type, "customer": event.customer}
+    names: dict[str, object] = {
+        "id": event.id,
+        "source": event.source or source,
+        "type": event.type,
+        "customer": event.customer,
+    }
     for name, value in names.items():
         if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH_MAX or not value.isprintable():
             raise InvalidEvent(name, f"allowed are 1 to {NAME_LENGTH_MAX} printable characters")
@@ -81,4 +86,7 @@ def _as_text(name: object, value: object) -> str:
         raise InvalidEvent(f"properties.{name}", "allowed are text, int and Decimal; never a float, which is inexact")
     if len(value) > TEXT_LENGTH_MAX or "\0" in value:
         raise InvalidEvent(f"properties.{name}", f"allowed are up to {TEXT_LENGTH_MAX} characters without NUL")
+    for text in (name, value):
+        if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+            raise InvalidEvent(f"properties.{name!a}", "not Unicode text")
     return value

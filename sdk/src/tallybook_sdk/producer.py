@@ -55,6 +55,10 @@ class NotDelivered(Exception):
         """Number of events still under way."""
 
 
+class Unreachable(Exception):
+    """The brokers do not answer, or have no topic for usage."""
+
+
 class _Batch:
     """Events that travel together."""
 
@@ -111,6 +115,19 @@ class UsageProducer:
         self._closed = threading.Event()
         self._tending = threading.Thread(target=self._tend, name="tallybook-usage", daemon=True)
         self._tending.start()
+
+    def check(self, timeout: timedelta = timedelta(seconds=8)) -> None:
+        """Return if the brokers answer and have the topic.
+
+        Raises:
+            Unreachable: saying why.
+        """
+        try:
+            known = self._rd.list_topics(self._topic, timeout=timeout.total_seconds()).topics[self._topic]
+        except rd.KafkaException as error:
+            raise Unreachable(str(error.args[0].str())) from error
+        if known.error is not None:
+            raise Unreachable(f"topic {self._topic}: {known.error.str()}")
 
     def send(self, event: UsageEvent, on_delivery: Callable[[Delivery], None] | None = None) -> None:
         """Take `event` along with the next batch; waits while the local queue is full.

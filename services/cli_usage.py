@@ -1,0 +1,159 @@
+"""`tallybook usage send`: events from a file to Kafka, through the SDK."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from infra.errors import Transient
+from infra.settings import Settings
+from services.usage_file import Fault, Format, Line, format_of, read
+from tallybook_sdk import Delivery, NotDelivered, Unreachable, UsageProducer
+
+SHOWN_MAX = 20
+_QUIET = {"log_level": 2}  # what fails is reported below, once
+REFUSED = 1
+
+
+@dataclass(slots=True)
+class Sent:
+    """What became of the lines of a file."""
+
+    valid: int = 0
+    delivered: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    not_delivered: dict[str, int] = field(default_factory=dict)
+    """Events by the reason of their failure."""
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.faults and not self.not_delivered
+
+
+def register(app: typer.Typer) -> None:
+    """Add `usage send`."""
+    group = typer.Typer(help="Usage events.", no_args_is_help=True)
+    app.add_typer(group, name="usage")
+    group.callback()(lambda: None)  # `send` stays a word of its own while it is the only one
+
+    @group.command()
+    def send(
+        path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+        tenant: Annotated[str, typer.Option(help="The tenant whose customers used something.")],
+        source: Annotated[str, typer.Option(help="Source of events that name none; part of their identity.")] = "file",
+        form: Annotated[
+            Format | None, typer.Option("--format", help="Of the file. Default: by its suffix, .csv or .jsonl.")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every line; send nothing.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    ) -> None:
+        """Send the usage events in FILE (CSV with the header id,type,customer,time and properties, or JSON Lines).
+
+        Lines with a fault are named and left out; all others are sent. Sending a file again counts nothing twice.
+        Exit code 0: every line is on Kafka; 1: some are not.
+        """
+        known = form or format_of(path)
+        if known is None:
+            raise typer.BadParameter("give --format csv or --format jsonl", param_hint="FILE")
+        with path.open("rb") as file:
+            lines = _with_progress(read(file, known, source), path, quiet=as_json)
+            sent = check(lines) if dry_run else deliver(lines, tenant, source, Settings.from_env(os.environ))
+        _report(sent, dry_run, as_json)
+        raise typer.Exit(0 if sent.is_complete else REFUSED)
+
+
+def check(lines: Iterator[Line]) -> Sent:
+    """Count events and faults."""
+    sent = Sent()
+    for line in lines:
+        if isinstance(line.event, Fault):
+            sent.faults.append(line.event)
+        else:
+            sent.valid += 1
+    return sent
+
+
+def deliver(lines: Iterator[Line], tenant: str, source: str, settings: Settings) -> Sent:
+    """Send the events among `lines` and wait for the brokers.
+
+    Raises:
+        Transient: Kafka cannot be reached.
+    """
+    sent = Sent()
+
+    def delivered(report: Delivery) -> None:
+        if report.error is None:
+            sent.delivered += 1
+        else:
+            sent.not_delivered[report.error] = sent.not_delivered.get(report.error, 0) + 1
+
+    client = settings.kafka_client()
+    bootstrap = client.pop("bootstrap.servers")
+    producer = UsageProducer(bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **_QUIET})
+    try:
+        producer.check()
+        for line in lines:
+            if isinstance(line.event, Fault):
+                sent.faults.append(line.event)
+            else:
+                sent.valid += 1
+                producer.send(line.event, delivered)
+        producer.close()
+    except Unreachable as error:
+        raise Transient(f"Kafka at {bootstrap}: {error}") from error
+    except NotDelivered as error:
+        sent.not_delivered["no answer in time"] = error.waiting
+    return sent
+
+
+def _with_progress(lines: Iterator[Line], path: Path, *, quiet: bool) -> Iterator[Line]:
+    """The same lines, with a bar on a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield from lines
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(f"sending {path.name}", total=path.stat().st_size)
+        for line in lines:
+            if line.number % 1000 == 0:
+                bars.update(task, completed=line.end)
+            yield line
+        bars.update(task, completed=path.stat().st_size)
+
+
+def _report(sent: Sent, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "valid": sent.valid,
+                    "delivered": sent.delivered,
+                    "faults": [asdict(each) for each in sent.faults],
+                    "not_delivered": sent.not_delivered,
+                    "dry_run": dry_run,
+                }
+            )
+        )
+        return
+    for fault in sent.faults[:SHOWN_MAX]:
+        _say(sys.stderr, f"line {fault.line}: {fault.field}{': ' if fault.field else ''}{fault.detail}")
+    if len(sent.faults) > SHOWN_MAX:
+        _say(sys.stderr, f"... and {len(sent.faults) - SHOWN_MAX:,} more lines; --json lists all")
+    for reason, count in sent.not_delivered.items():
+        _say(sys.stderr, f"{count:,} events not delivered: {reason}; send the file again, nothing counts twice")
+    done = f"{sent.valid:,} events would be sent" if dry_run else f"{sent.delivered:,} events are on Kafka"
+    print(f"{done}, {len(sent.faults):,} lines have a fault")
+
+
+def _say(to: IO[str], text: str) -> None:
+    to.write(text.encode("ascii", "backslashreplace").decode() + "\n")
