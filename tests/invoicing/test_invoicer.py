@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -114,7 +114,9 @@ class World:
     def late(self, job: Job) -> list[LatePeriod]:
         return []
 
-    def quantities(self, tenant: TenantId, customer: CustomerId, wanted: Sequence[Need]) -> Mapping[Need, Measured]:
+    def quantities(
+        self, tenant: TenantId, customer: CustomerId, wanted: Sequence[Need], one_by_one: Collection[str]
+    ) -> Mapping[Need, Measured]:
         if customer in self.broken:
             raise ArithmeticError("a meter that cannot be read")
         return {need: Measured(self.departures) for need in wanted}

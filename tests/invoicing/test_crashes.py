@@ -1,0 +1,80 @@
+"""From a period's end to a paid invoice on real servers, with a process killed between every two durable steps.
+
+Each case is a tenant of its own on the same running system: three airlines, two months, a card that declines at first
+and one that loses the answer to a charge. Whatever dies: one invoice per period, exact totals, one charge per invoice,
+by the provider's own book.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from infra.failpoints import FAILPOINTS
+from tests.invoicing.airline import FEBRUARY, JANUARY, MARCH
+from tests.invoicing.system import System
+from tests.stack import Stack
+
+OURS = {"scheduler": "scheduler", "invoicing": "invoicing", "outbox": "outbox", "payments": "payments"}
+POINTS = [name for name in FAILPOINTS if name.partition(".")[0] in OURS]
+BY_DEFAULT = set(random.Random(20260201).sample(POINTS, 4))
+CASES = [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.soak) for name in POINTS]
+
+AIRLINES = {
+    "UA": "pm_card_visa",
+    "F9": "pm_card_declinesOnceInsufficientFunds",
+    "HA": "pm_card_lostAnswer",
+}
+FLIGHTS = {"UA": (40, 3), "F9": (7, 0), "HA": (1, 25)}
+
+
+@pytest.fixture(scope="module")
+def system(stack: Stack) -> Iterator[System]:
+    running = System(stack)
+    yield running
+    running.close()
+
+
+def run_two_months(system: System, tenant: str) -> None:
+    """Nine invoices become due, one of which is declined."""
+    system.open(tenant, AIRLINES)
+    for name, (january, february) in FLIGHTS.items():
+        system.depart(tenant, name, JANUARY, january, twice=january // 2)
+        system.depart(tenant, name, FEBRUARY, february)
+    system.advance(tenant, FEBRUARY)
+    system.advance(tenant, MARCH)
+
+
+def collect_and_check(system: System, tenant: str) -> None:
+    """The declined one is collected by the tenant's clock; then everything has to be right."""
+    system.await_paid(tenant, 8)
+    system.advance(tenant, MARCH + timedelta(days=2))
+    system.await_paid(tenant, 9)
+    system.check(tenant, FLIGHTS)
+
+
+def test_two_months_without_a_fault(system: System, tenant: str) -> None:
+    run_two_months(system, tenant)
+    collect_and_check(system, tenant)
+
+
+@pytest.mark.parametrize("point", CASES)
+def test_a_process_killed_between_two_steps_costs_nothing(system: System, tenant: str, point: str) -> None:
+    process = OURS[point.partition(".")[0]]
+    dying = system.kill_at(process, point, passes=2)
+    run_two_months(system, tenant)
+    system.resurrect(process, dying)
+    collect_and_check(system, tenant)
+
+
+@pytest.mark.soak
+def test_a_provider_killed_while_it_charges_costs_nothing(system: System, tenant: str) -> None:
+    for point in ("after_write", "before_answer"):
+        seller = f"{tenant}-{point}"
+        dying = system.kill_at("sandbox", f"sandbox.{point}")
+        run_two_months(system, seller)
+        system.resurrect("sandbox", dying)
+        collect_and_check(system, seller)
