@@ -100,7 +100,7 @@ class RedisCache:
         return {tenant: int(mark) for tenant, mark in of_tenants.items()}, int(usage or 0)
 
     def mark(self, epoch: str, tenants: Mapping[str, int], usage: int) -> None:
-        """Remember that all up to these marks is published; not if Redis was emptied since `epoch`. Raises `Transient`."""
+        """Remember that these marks are reached; not if Redis was emptied since `epoch`. Raises `Transient`."""
         pairs = [text for tenant, mark in tenants.items() for text in (tenant, str(mark))]
         began = epoch.split()[-1]
         self._try(lambda: self._mark(keys=[_EPOCH, _MARKS, _USAGE_MARK], args=[began, usage, *pairs]))
