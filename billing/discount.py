@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from fractions import Fraction
 
 from billing.errors import Rejected
@@ -64,6 +65,13 @@ class Coupon:
             raise Rejected("unexpected", "only a fixed amount leaves a remainder", field=f"{path}.carry_over")
 
 
+class CouponOrder(StrEnum):
+    """In which order coupons apply."""
+
+    STANDARD = "standard"
+    OLDEST_FIRST = "oldest_first"
+
+
 @dataclass(frozen=True, slots=True)
 class Discount:
     """What one coupon takes off each line."""
@@ -84,6 +92,8 @@ def discounts(
     amounts: Sequence[Money],
     charges: Sequence[str] = (),
     left: Mapping[str, Money] | None = None,
+    *,
+    order: CouponOrder = CouponOrder.STANDARD,
 ) -> tuple[Discount, ...]:
     """What each of `coupons` (oldest first) takes off the lines, in the order in which they apply.
 
@@ -92,7 +102,7 @@ def discounts(
     """
     made: list[Discount] = []
     open_amounts = [max(amount, Money.zero(amount.currency)) for amount in amounts]
-    for coupon in in_order(coupons):
+    for coupon in in_order(coupons, order):
         eligible = [not coupon.charges or key in coupon.charges for key in charges or [""] * len(amounts)]
         bases = [amount.minor if takes else 0 for amount, takes in zip(open_amounts, eligible, strict=True)]
         if not any(bases):
@@ -107,8 +117,13 @@ def discounts(
     return tuple(made)
 
 
-def in_order(coupons: Sequence[Coupon]) -> list[Coupon]:
-    """Scoped ones first, then percentages, then fixed amounts; otherwise as given, which is oldest first."""
+def in_order(coupons: Sequence[Coupon], order: CouponOrder = CouponOrder.STANDARD) -> list[Coupon]:
+    """Scoped ones first, then percentages, then fixed amounts; otherwise as given, which is oldest first.
+
+    A tenant may have percentages and fixed amounts apply as they come, so that 10 off comes before 20 % if it is older.
+    """
+    if order is CouponOrder.OLDEST_FIRST:
+        return sorted(coupons, key=lambda coupon: not coupon.charges)
     return sorted(coupons, key=lambda coupon: 0 if coupon.charges else 1 if coupon.percent is not None else 2)
 
 

@@ -116,6 +116,10 @@ class Money:
         winners = set(sorted(range(len(shares)), key=lambda i: (-shares[i][1], i))[:left])
         return tuple(Money(sign * (share + (i in winners)), self.currency) for i, (share, _) in enumerate(shares))
 
+    def times(self, factor: int | Decimal | Fraction) -> Money:
+        """The amount times `factor`, rounded once, half up away from zero."""
+        return Money(half_up(self.minor * Fraction(factor)), self.currency)
+
     def __add__(self, other: Money) -> Money:
         self._require(other)
         return Money(self.minor + other.minor, self.currency)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from fractions import Fraction
+from math import floor
 
 from billing.errors import Rejected
 from billing.money import Money
@@ -60,6 +62,68 @@ def taxes(rates: Sequence[TaxRate], net: Sequence[Money], currency: str) -> tupl
     )
 
 
+class TaxRounding(StrEnum):
+    """Where tax is rounded."""
+
+    PER_RATE = "per_rate"
+    PER_LINE = "per_line"
+
+
+@dataclass(frozen=True, slots=True)
+class TaxedLine:
+    """A discounted line and the taxes that are levied on it."""
+
+    net: Money
+    """What is taxed; with inclusive rates it contains their tax."""
+    rates: tuple[TaxRate, ...]
+    """Its rates: its own, or those of the customer's jurisdiction."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaxedLines:
+    """The taxes of an invoice whose lines have rates of their own."""
+
+    amounts: tuple[TaxAmount, ...]
+    """Per set of rates and rate, in the order in which they appear."""
+    per_line: tuple[Money, ...]
+    """Tax of each line; these add up to the taxes."""
+
+    @property
+    def total(self) -> Money:
+        """All taxes."""
+        return sum(self.per_line[1:], self.per_line[0])
+
+
+def tax_lines(lines: Sequence[TaxedLine], *, rounding: TaxRounding = TaxRounding.PER_RATE) -> TaxedLines:
+    """The taxes of lines with rates of their own: lines with the same rates are taxed as one sum.
+
+    A line's part of a tax that is rounded once is allocated by largest remainder. A tenant may have each line rounded
+    by itself instead, as some do that print tax on every line.
+    """
+    if rounding is TaxRounding.PER_LINE:
+        each = [taxes(line.rates, [line.net], line.net.currency) for line in lines]
+        parts = [_total(amounts, line.net.currency) for amounts, line in zip(each, lines, strict=True)]
+        return TaxedLines(tuple(amount for amounts in each for amount in amounts), tuple(parts))
+    per_line = [Money.zero(line.net.currency) for line in lines]
+    made: list[TaxAmount] = []
+    for rates in dict.fromkeys(line.rates for line in lines):
+        members = [i for i, line in enumerate(lines) if line.rates == rates]
+        nets = [lines[i].net for i in members]
+        group = taxes(rates, nets, nets[0].currency)
+        made += group
+        for tax in group:
+            for i, part in zip(members, _shared(tax.amount, nets), strict=True):
+                per_line[i] += part
+    return TaxedLines(tuple(made), tuple(per_line))
+
+
+def rates_for(jurisdiction: str, table: Mapping[str, tuple[TaxRate, ...]]) -> tuple[TaxRate, ...]:
+    """The rates of the most specific jurisdiction that the table knows: `US-CA`, else `US`, else the fallback `""`."""
+    while jurisdiction not in table and jurisdiction:
+        jurisdiction = jurisdiction.rpartition("-")[0]
+    return table.get(jurisdiction, ())
+
+
 def check_rate(rate: TaxRate, path: str) -> None:
     """Refuse a tax rate that could not be charged.
 
@@ -72,6 +136,25 @@ def check_rate(rate: TaxRate, path: str) -> None:
         raise Rejected("out_of_range", f"{rate.percent} % is no tax; allowed is 0 to 100", field=f"{path}.percent")
     if rate.compound and rate.inclusive:
         raise Rejected("unexpected", "a tax inside the price cannot be compound", field=f"{path}.compound")
+
+
+def _total(amounts: Sequence[TaxAmount], currency: str) -> Money:
+    return sum((each.amount for each in amounts), Money.zero(currency))
+
+
+def _shared(amount: Money, nets: Sequence[Money]) -> Sequence[Money]:
+    """`amount` allocated over lines, credits among them, so that a credit takes its tax back."""
+    weights = [abs(net.minor) for net in nets]
+    mixed = any(net.minor < 0 for net in nets) and any(net.minor > 0 for net in nets)
+    if not any(weights):
+        return [amount, *(Money.zero(amount.currency) for _ in nets[1:])]
+    if not mixed:
+        return amount.allocate(weights)
+    total = sum(net.minor for net in nets)
+    exact = [Fraction(amount.minor * net.minor, total) if total else Fraction(0) for net in nets]
+    parts = [floor(each) for each in exact]
+    order = sorted(range(len(nets)), key=lambda i: (parts[i] - exact[i], i))[: amount.minor - sum(parts)]
+    return [Money(part + (i in order), amount.currency) for i, part in enumerate(parts)]
 
 
 def _shares(rates: Sequence[TaxRate]) -> list[Fraction]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from billing.aggregation import Method, Point, by_dimensions, measure, window_start, windows
@@ -89,7 +90,11 @@ def _one_quantity(given: Given) -> Results:
         # What lies before the period counts only for a meter that carries over.
         kept = [given["recurring"] or event["in_period"] for event in given["events"]]
         found = [point for point, keep in zip(found, kept, strict=True) if keep]
-    period = Period(instant(given["period"]["start"]), instant(given["period"]["end_exclusive"])) if "period" in given else EVER
+    period = (
+        Period(instant(given["period"]["start"]), instant(given["period"]["end_exclusive"]))
+        if "period" in given
+        else EVER
+    )
     results: Results = {"events_count": len(found)}
     if "group_by" in given:
         cells = {"/".join(key): measure(method, inside, period) for key, inside in by_dimensions(found).items()}
@@ -137,7 +142,7 @@ def _by_period(given: Given) -> Results:
     for event in given["events"]:
         by_unit[event["unit"]].append(Point(instant(event["at"]), number(event["value"])))
     rows = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         quantities = {unit: measure(Method.SUM, by_unit[unit], Period(start, end)) for unit in units}
         rows.append({"start": start, "end_exclusive": end, **quantities})
     return {"rows": rows}
@@ -161,7 +166,7 @@ def _by_window(given: Given) -> Results:
 
 def event_value(given: Given, peer: Peer) -> Results:
     """What one event contributes, as the meter reads it; numbers travel as decimal text."""
-    aggregation = {"unique_count": "unique"}.get(given["aggregation"], given["aggregation"])
+    aggregation = "unique" if given["aggregation"] == "unique_count" else str(given["aggregation"])
     meter = Meter(
         key="meter",
         event_type="used",

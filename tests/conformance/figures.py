@@ -62,11 +62,11 @@ def same(expected: Any, actual: Any) -> bool:
         case bool(), _:
             return expected is actual
         case str(), datetime():
-            return instant(expected) == actual
+            return bool(instant(expected) == actual)
         case str(), date():
-            return date.fromisoformat(expected) == actual
+            return bool(date.fromisoformat(expected) == actual)
         case str(), str():
-            return expected == actual
+            return bool(expected == actual)
         case str() | int(), Money():
             return _equal(str(expected), Fraction(actual.major()))
         case str() | int(), int() | Decimal() | Fraction():

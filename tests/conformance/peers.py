@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from billing.discount import CouponOrder
 from billing.proration import ProrationUnit
+from billing.tax import TaxRounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,18 +24,26 @@ class Peer:
     """What partial periods are measured in; cases that name their method use that."""
     fraction_decimals: int = 12
     """To how many decimals a share of a period is rounded before it is multiplied."""
+    coupon_order: CouponOrder = CouponOrder.STANDARD
+    """Whether percentages apply before fixed amounts, or coupons as they come."""
+    tax_rounding: TaxRounding = TaxRounding.PER_RATE
+    """Whether tax is rounded once per rate or on each line."""
 
 
 PEERS = {
-    "lago": Peer(name="Lago"),
+    "lago": Peer(name="Lago", coupon_order=CouponOrder.OLDEST_FIRST),
     "om": Peer(name="OpenMeter"),
     "kb": Peer(name="Kill Bill", fraction_decimals=9),
     "fp": Peer(name="flexprice"),
-    "met": Peer(name="meteroid"),
+    "met": Peer(name="meteroid", tax_rounding=TaxRounding.PER_LINE),
     "xl": Peer(name="Ledger"),
 }
 
 REFUSED: tuple[tuple[str, str], ...] = (
+    (
+        "line discounts keep fractions of a cent",
+        "a discount is money: it is rounded once and allocated over its lines by largest remainder (SEMANTICS 4)",
+    ),
     (
         "so a start before the anchor gets a first period longer than a year",
         "no period is longer than its interval: a start before the anchor is billed up to the anchor",

@@ -85,7 +85,7 @@ def period_containing(given: Given, peer: Peer) -> Results:
         found = Period(max(found.start, start), found.end)
     else:
         found = full_period(cadence(given, instant(given["anchor"])), at)
-        effective = instant(given.get("effective_at", given.get("start", given["anchor"])))
+        effective = instant(str(given.get("effective_at", given.get("start", given["anchor"]))))
         found = Period(max(found.start, min(effective, found.end)), found.end)
     return {"start": found.start, "end_exclusive": found.end}
 

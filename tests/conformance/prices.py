@@ -10,6 +10,8 @@ from tests.conformance.figures import number, optional
 
 def tiers(given: dict[str, Any]) -> tuple[Tier, ...]:
     return tuple(
-        Tier(optional(each["up_to"]), number(each.get("unit_price", each.get("rate_percent"))), number(each.get("flat")))
+        Tier(
+            optional(each["up_to"]), number(each.get("unit_price", each.get("rate_percent"))), number(each.get("flat"))
+        )
         for each in given["tiers"]
     )

@@ -82,12 +82,16 @@ def line(made: Charge, given: Given) -> Results:
     before = rate(made, Measured(already), final=False) if already else None
     so_far = rate(made, Measured(EXACT.add(already, quantity)), final=final)
     nothing_so_far = not already and not so_far.amount
-    billed = number(given["previously_billed"]) if "previously_billed" in given else before.amount if before else Decimal(0)
+    billed = (
+        number(given["previously_billed"]) if "previously_billed" in given else before.amount if before else Decimal(0)
+    )
     currency = given.get("currency", "USD")
     usage = EXACT.subtract(so_far.usage, before.usage if before else billed if nothing_so_far or not quantity else 0)
     adjustments = {each.reason.split(" of ")[0]: each.amount for each in so_far.adjustments}
     discounts = sum((-each.amount for each in so_far.adjustments if each.amount < 0), Decimal(0))
-    given_before = sum((-each.amount for each in before.adjustments if each.amount < 0), Decimal(0)) if before else Decimal(0)
+    given_before = (
+        sum((-each.amount for each in before.adjustments if each.amount < 0), Decimal(0)) if before else Decimal(0)
+    )
     total = Money.from_major(so_far.amount, currency) - Money.from_major(billed, currency)
     return {
         **whole(so_far),
@@ -109,7 +113,9 @@ def whole(result: Rated) -> Results:
         "billed_quantity": result.quantity,
         "packages": packages,
         "blocks": packages,
-        "tiers": [{"tier": _tier(s.label), "units": s.quantity, "blocks": s.quantity, "amount": s.amount} for s in steps],
+        "tiers": [
+            {"tier": _tier(s.label), "units": s.quantity, "blocks": s.quantity, "amount": s.amount} for s in steps
+        ],
         "tier": _tier(steps[-1].label) if steps else None,
     }
 
@@ -121,7 +127,6 @@ def _tier(label: str) -> int:
 def with_tax(results: Results, given: Given) -> Results:
     if "tax_percent" not in given:
         return results
-
 
     net = Money.from_major(results["amount"], "USD")
     tax = taxes([TaxRate(code="tax", percent=number(given["tax_percent"]))], [net], "USD")[0].amount
@@ -165,7 +170,9 @@ def _standard_by_filter(given: Given) -> Results:
         cells=tuple(Cell((each[dimension],), number(each["unit_price"])) for each in given["filters"]),
         default=number(given["default_unit_price"]),
     )
-    result = rate(charge(model, given), Measured(Decimal(0), tuple(((key,), value) for key, value in sorted(cells.items()))))
+    result = rate(
+        charge(model, given), Measured(Decimal(0), tuple(((key,), value) for key, value in sorted(cells.items())))
+    )
     return {**whole(result), "filters": {step.label: step.amount for step in result.steps}}
 
 
@@ -240,7 +247,10 @@ def dynamic(given: Given, peer: Peer) -> Results:
     """The events carry amounts in cents."""
     made = charge(Dynamic(Decimal("0.01")), given)
     if "groups" in given:
-        amounts = {key: rate(made, Measured(number(each["event_amount_cents"]))).amount for key, each in given["groups"].items()}
+        amounts = {
+            key: rate(made, Measured(number(each["event_amount_cents"]))).amount
+            for key, each in given["groups"].items()
+        }
         units = {key: number(each["units"]) for key, each in given["groups"].items()}
         return {"groups": {key: {"unit_amount": Fraction(amounts[key]) / Fraction(units[key])} for key in amounts}}
     if "events" in given:
@@ -296,7 +306,9 @@ def unit_conversion(given: Given, peer: Peer) -> Results:
 
 def conversion(given: Given) -> Conversion:
     rounding = ROUNDINGS[given.get("rounding", "none")]
-    return Conversion(number(given["factor"]), ConversionOperation(given["operation"]), rounding, given.get("precision", 0))
+    return Conversion(
+        number(given["factor"]), ConversionOperation(given["operation"]), rounding, given.get("precision", 0)
+    )
 
 
 def cumulative(given: Given, peer: Peer) -> Results:
@@ -323,7 +335,11 @@ def cumulative(given: Given, peer: Peer) -> Results:
 
 def _blocks(given: Given) -> Blocks:
     table = tuple(
-        BlockTier(number(each["block_size"]), int(each["max_blocks"]) if each["max_blocks"] else None, number(each["price_per_block"]))
+        BlockTier(
+            number(each["block_size"]),
+            int(each["max_blocks"]) if each["max_blocks"] else None,
+            number(each["price_per_block"]),
+        )
         for each in given["blocks"]
     )
     return Blocks(table, top=given["model"].startswith("blocks_top_tier"))

@@ -28,7 +28,9 @@ def test_what_the_peers_state_is_computed(file: str, case: dict[str, Any]) -> No
     reason = refusal(case)
     if reason is not None:
         pytest.skip(f"refused by rule: {reason}")
-    actual = OPERATIONS[file][case["given"]["op"]](case["given"], peer_of(case))
+    operation = OPERATIONS.get(file, {}).get(case["given"]["op"])
+    assert operation is not None, f"no adapter for {case['given']['op']} of {file}.json"
+    actual = operation(case["given"], peer_of(case))
     wrong = differences(case["expected"], actual, case.get("not_recomputed", ()))
     assert not wrong, "\n".join([*wrong, f"policy: {case.get('policy')}", f"notes: {case.get('notes')}"])
 
