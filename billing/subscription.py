@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from billing.errors import CorruptHistory, Rejected
@@ -26,6 +26,8 @@ from billing.ids import CustomerId, SubscriptionId, check_id
 from billing.invoicing import BilledSpan, BillingRun, Cut, LatePeriod, PartitionPosition
 from billing.period import Alignment, Cadence, Period, full_period
 
+# A period that ended where it began could not be told from the one before it, which ended there, too.
+_INSTANT = timedelta(microseconds=1)
 LATE_PERIODS = 13  # closed periods in which late usage is still looked for: 13 months, the retention of the usage log
 
 
@@ -277,7 +279,7 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
                 SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=now),
             ]
         case Active(terms=terms) as s:
-            ends_at = _period_end(s, now) if command.at_period_end else max(now, s.current.period.start)
+            ends_at = _period_end(s, now) if command.at_period_end else max(now, s.current.period.start + _INSTANT)
             if s.ends_at is not None and s.ends_at <= ends_at:
                 return []
             return [
