@@ -19,6 +19,7 @@ from schemas.topics import PARTITIONS_BY_DEFAULT, Topic, bundled_topics
 
 _admin: Any = confluent_kafka.admin  # it does not declare what it exports
 _TIMEOUT_S = 30
+_PAUSE_S = 0.02
 _MUST_EQUAL = ("cleanup.policy", "message.timestamp.type")
 _ISOLATION = {
     "read_committed": rd.IsolationLevel.READ_COMMITTED,
@@ -97,24 +98,36 @@ def start_offsets(config: KafkaConfig, topic: str, partitions: Sequence[int]) ->
     return _offsets(config, topic, partitions, _admin.OffsetSpec.earliest(), "read_uncommitted")
 
 
-def committed_offsets(config: KafkaConfig, group: str, positions: Sequence[Position]) -> dict[Position, int]:
+def committed_offsets(
+    config: KafkaConfig, group: str, positions: Sequence[Position], timeout_s: float = _TIMEOUT_S
+) -> dict[Position, int]:
     """The group's stable offsets: no open transaction can still move them. Positions it never had are left out.
 
     Raises:
         Transient: the cluster does not answer, or a transaction that moves them stays open.
     """
     asked = [rd.TopicPartition(config.named(topic), partition) for topic, partition in positions]
-    request = rd.ConsumerGroupTopicPartitions(config.named(group), asked)
     admin = AdminClient(config.client())
-    try:
-        future = admin.list_consumer_group_offsets([request], require_stable=True)[request.group_id]
-        answered = future.result(_TIMEOUT_S).topic_partitions
-    except rd.KafkaException as e:
-        raise translated(e, f"reading the offsets of {group}") from e
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return _stable_offsets(admin, config, group, asked)
+        except rd.KafkaException as e:
+            # A transaction's end reaches the offsets a little after its commit was answered.
+            if e.args[0].code() != rd.KafkaError.UNSTABLE_OFFSET_COMMIT or time.monotonic() > deadline:
+                raise translated(e, f"reading the offsets of {group}") from e
+        time.sleep(_PAUSE_S)
+
+
+def _stable_offsets(
+    admin: AdminClient, config: KafkaConfig, group: str, asked: list[rd.TopicPartition]
+) -> dict[Position, int]:
+    request = rd.ConsumerGroupTopicPartitions(config.named(group), asked)
+    future = admin.list_consumer_group_offsets([request], require_stable=True)[request.group_id]
     found = {}
-    for each in answered:
+    for each in future.result(_TIMEOUT_S).topic_partitions:
         if each.error is not None:
-            raise translated(each.error, f"reading the offsets of {group}")
+            raise rd.KafkaException(each.error)
         if each.offset >= 0:
             found[each.topic[len(config.prefix) :], each.partition] = each.offset
     return found
@@ -188,7 +201,7 @@ def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> Non
             return
         if time.monotonic() > deadline:
             raise Transient(f"Kafka: {', '.join(sorted(waiting))} have no leaders after {timeout_s} s")
-        time.sleep(0.02)
+        time.sleep(_PAUSE_S)
 
 
 def _partition_counts(admin: AdminClient, timeout_s: float) -> dict[str, int]:
