@@ -1,0 +1,137 @@
+"""`tallybook replay verify`: both logs again from the beginning, and every invoice made again from them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from infra import postgres
+from infra.settings import Settings
+from projections import generation
+from services import cli
+from tests.projections.history import START, History
+from tests.projections.log import append
+from tests.projections.test_replay import project_log
+from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
+from tests.stack import Stack
+
+
+@pytest.fixture
+def billed(fresh: Settings, pool: postgres.Pool) -> Settings:
+    """Two months of two tenants: usage counted, duplicates among it, invoices issued for exactly what was counted."""
+    for tenant in ("acme", "bolt"):
+        history = History(tenant).register().subscribe("ann", coupon="TEN")
+        measure_from_now_on(fresh, tenant, START)
+        used = calls("ann", 1234, START)
+        send(fresh, tenant, used)
+        positions = send(fresh, tenant, used[:17])  # duplicates
+        history.issue_awaited()
+        history.issue(history.close("ann", positions=positions), 1234)
+        february = history.state.tenant.clock  # type: ignore[union-attr]
+        positions = send(fresh, tenant, calls("ann", 50, february))
+        history.issue(history.close("ann", positions=positions), 50)
+        append(fresh, history.events)
+    project_log(fresh, pool)
+    count_log(fresh, pool)
+    return fresh
+
+
+def run(stack: Stack, settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    for name, value in stack.environment(settings).items():
+        if name.startswith("TALLYBOOK_"):
+            monkeypatch.setenv(name, value)
+    return cli.main(["replay", *arguments])
+
+
+def as_json(output: str) -> dict[str, object]:
+    return json.loads(output)  # type: ignore[no-any-return]
+
+
+def test_identical(
+    stack: Stack, billed: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(stack, billed, monkeypatch, "verify") == 0
+    shown = capsys.readouterr().out
+    assert "6 invoices rated again, 0 differing" in shown
+    assert shown.endswith("identical\n")
+
+
+@pytest.mark.parametrize(
+    ("schema", "tampering", "table"),
+    [
+        (
+            "billing",
+            "UPDATE invoices SET total_minor = total_minor + 1, tax_minor = tax_minor + 1 WHERE serial = 2",
+            "invoices",
+        ),
+        ("billing", "UPDATE entitlements SET limit_quantity = 1000000", "entitlements"),
+        ("usage", "UPDATE usage_window SET total = total + 1", "usage_window"),
+        (
+            "usage",
+            "DELETE FROM usage_value WHERE record_offset = (SELECT max(record_offset) FROM usage_value)",
+            "usage_value",
+        ),
+    ],
+)
+def test_a_change_by_hand_is_reported(
+    stack: Stack,
+    billed: Settings,
+    pool: postgres.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    schema: str,
+    tampering: str,
+    table: str,
+) -> None:
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, schema)
+        assert tx.execute(tampering).rowcount > 0
+    assert run(stack, billed, monkeypatch, "verify", "--json") == 1
+    report = as_json(capsys.readouterr().out)
+    tables = report["tables"]
+    assert isinstance(tables, dict)
+    found = [each for compared in tables.values() for each in compared if each["missing"] or each["unexplained"]]
+    assert [each["table"] for each in found] == [table]
+
+
+def test_an_invoice_that_does_not_follow_from_the_log_is_reported(
+    stack: Stack,
+    fresh: Settings,
+    pool: postgres.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    history = History("acme").register().subscribe("ann")
+    measure_from_now_on(fresh, "acme", START)
+    positions = send(fresh, "acme", calls("ann", 1000, START))
+    history.issue_awaited()
+    history.issue(history.close("ann", positions=positions), 3000)  # two thousand calls nobody made
+    append(fresh, history.events)
+    project_log(fresh, pool)
+    count_log(fresh, pool)
+    assert run(stack, fresh, monkeypatch, "verify") == 1
+    shown = capsys.readouterr().out
+    assert "2 invoices rated again, 1 differing" in shown
+    assert "calls of 3,000 for 15.00; the log makes it calls of 1,000 for 5.00" in shown
+
+
+def test_rebuild_swaps_both_sets_and_everything_is_still_identical(
+    stack: Stack,
+    billed: Settings,
+    pool: postgres.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, "billing")
+        tx.execute("UPDATE invoices SET seller = 'Somebody Else'")
+    assert run(stack, billed, monkeypatch, "rebuild", "--set", "all", "--dry-run") == 0
+    assert "would fill" in capsys.readouterr().out
+    assert run(stack, billed, monkeypatch, "rebuild", "--set", "all") == 2  # nobody said yes
+    assert run(stack, billed, monkeypatch, "rebuild", "--set", "all", "--yes") == 0
+    assert "took the place of billing_g1" in capsys.readouterr().out
+    send(billed, "acme", calls("ann", 5, START, prefix="more-"))
+    count_log(billed, pool)
+    assert run(stack, billed, monkeypatch, "verify", "--json") == 0
+    assert as_json(capsys.readouterr().out)["identical"] is True

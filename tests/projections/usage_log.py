@@ -1,0 +1,82 @@
+"""Writing usage to a real log, and counting it as the aggregator does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from billing.ids import TenantId
+from billing.invoicing import PartitionPosition
+from billing.metering import UsageBatch, UsageControl, UsageEvent
+from billing.tenant import UsageBounds
+from infra import kafka, postgres
+from infra.faust_app import Batch
+from infra.kafka import KafkaConfig, Producer, headers, partition_for
+from infra.settings import Settings
+from projections import generation, usage
+from schemas.codec import encode_usage, fingerprint_of
+from services.usage_aggregator import UsageStore, placing
+from tests.projections.history import CALLS
+
+SENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def calls(customer: str, count: int, at: datetime, prefix: str = "") -> list[UsageEvent]:
+    """`count` calls, a second apart from `at` on."""
+    return [
+        UsageEvent(
+            id=f"{prefix}{customer}-{at.isoformat()}-{number}",
+            source="test",
+            type="call",
+            customer=customer,
+            time=at + timedelta(seconds=number),
+            properties={},
+        )
+        for number in range(count)
+    ]
+
+
+def measure_from_now_on(settings: Settings, tenant: str, clock: datetime) -> None:
+    """The control record that tells every partition what to measure."""
+    bounds = UsageBounds(oldest_days=4000, ahead_minutes=600_000)
+    control = UsageControl(tenant=TenantId(tenant), version=1, meters=(CALLS,), bounds=bounds, clock=clock)
+    for partition in range(settings.usage_partitions):
+        _send(settings, tenant, control, partition)
+
+
+def send(settings: Settings, tenant: str, events: Sequence[UsageEvent]) -> tuple[PartitionPosition, ...]:
+    """Append a batch; the end of the tenant's partition after it."""
+    partition = partition_for(tenant, settings.usage_partitions)
+    _send(settings, tenant, UsageBatch(tenant=TenantId(tenant), events=tuple(events)), partition)
+    end = kafka.end_offsets(KafkaConfig.of(settings), usage.TOPIC, [partition])[partition]
+    return (PartitionPosition(partition=partition, offset=end),)
+
+
+def _send(settings: Settings, tenant: str, message: UsageBatch | UsageControl, partition: int) -> None:
+    value = encode_usage(message)
+    named = headers(
+        id="test",
+        type=f"tallybook.usage.{type(message).__name__}",
+        source="test",
+        time=SENT_AT,
+        schema=fingerprint_of(value),
+        tenant=tenant,
+    )
+    producer = Producer(KafkaConfig.of(settings))
+    producer.send(usage.TOPIC, value, key=tenant, partition=partition, headers=named)
+    producer.flush()
+    producer.close()
+
+
+def count_log(settings: Settings, pool: postgres.Pool) -> None:
+    """Bring the live generation of usage to the end of its log."""
+    store = UsageStore(pool, placing(settings), None)
+    partitions = range(settings.usage_partitions)
+    with postgres.transaction(pool) as tx:
+        number = generation.current(tx, usage.SET)
+        starts = dict.fromkeys(partitions, 0) | generation.checkpoints(tx, usage.SET, number, usage.TOPIC)
+    for records in kafka.scan(KafkaConfig.of(settings), usage.TOPIC, starts):
+        for partition in partitions:
+            if mine := [each for each in records if each.partition == partition]:
+                store.apply(Batch(mine, starts[partition]))
+                starts[partition] = mine[-1].offset + 1
