@@ -62,9 +62,10 @@ def run(stage: Stage, *, days: int | None = None) -> Report:
     stage.say(stage.command("up").rstrip())
     stage.say(stage.command("catalog", "apply", str(CATALOG)).rstrip())
     settings = stage.settings()
-    _send_usage(stage, settings, report, days)
     books = Books(settings, TENANT)
     try:
+        stage.wait(books.metered, within_s=60, what="the meters to be in force")
+        _send_usage(stage, settings, report, days)
         _pass_the_year(stage, books, report)
         report.accounts = books.accounts()
     finally:
