@@ -98,7 +98,9 @@ def deliver(lines: Iterator[Line], tenant: str, source: str, settings: Settings)
 
     client = settings.kafka_client()
     bootstrap = client.pop("bootstrap.servers")
-    producer = UsageProducer(bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **_QUIET})
+    producer = UsageProducer(
+        bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **_QUIET}
+    )
     try:
         producer.check()
         for line in lines:

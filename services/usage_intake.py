@@ -105,7 +105,7 @@ class Measuring:
         if (
             compiled is None
             or not present_us - self._oldest_us <= raw["time"] <= present_us + self._ahead_us
-            or not (_is_name(raw["id"]) and _is_name(raw["source"]) and _is_name(raw["customer"]))
+            or not (is_name(raw["id"]) and is_name(raw["source"]) and is_name(raw["customer"]))
             or not all(len(each) <= TEXT_LENGTH_MAX and "\0" not in each for each in properties.values())
         ):
             return self._slowly(raw, present_us)
@@ -222,9 +222,8 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
             _refuse_record(judged, record, "", 1, error.reason, error.detail)
             continue
         count = len(content.events) if isinstance(content, UsageRecords) else 1
-        if refusal := _misaddressed(record, content, placed):
-            tenant = content.tenant if _is_name(content.tenant) else ""
-            _refuse_record(judged, record, tenant, max(count, 1), *refusal)
+        if refusal := misaddressed(record, content, placed):
+            _refuse_record(judged, record, told_tenant(content.tenant), max(count, 1), *refusal)
         elif isinstance(content, UsageControl):
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
             if known is None or content.version > known.control.version:
@@ -282,10 +281,10 @@ def content_of(raw: RawEvent) -> str:
     return blake2b("".join([f"{len(each)}:{each}" for each in parts]).encode(), digest_size=16).hexdigest()
 
 
-def _misaddressed(record: Record, content: UsageRecords | UsageControl, placed: Placed) -> tuple[str, str, str] | None:
+def misaddressed(record: Record, content: UsageRecords | UsageControl, placed: Placed) -> tuple[str, str, str] | None:
     """Reason, detail and field if key, headers or partition do not belong to the tenant in the record."""
     tenant = content.tenant
-    if not _is_name(tenant):
+    if not is_name(tenant):
         return "invalid_tenant", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", "tenant"
     if record.key != tenant.encode():
         return "key_mismatch", f"the record's key is {record.key!r:.80}; it must be the tenant, {tenant!r}", "key"
@@ -350,5 +349,10 @@ def _event(raw: RawEvent) -> UsageEvent:
     return UsageEvent(**{**raw, "time": time})
 
 
-def _is_name(text: str) -> bool:
+def told_tenant(text: str) -> str:
+    """The tenant that a record tells, under which it is counted; empty where that is no tenant's name."""
+    return text if is_name(text) else ""
+
+
+def is_name(text: str) -> bool:
     return 0 < len(text) <= ID_LENGTH_MAX and text.isprintable()

@@ -1,0 +1,252 @@
+"""Promise 1, counted: per tenant nothing is lost and nothing is billed that was not counted.
+
+    received = counted + unmatched + duplicate + conflict + rejected          counted = billed + unbilled + voided
+
+`received` is counted here from the log itself. What is billed follows from the invoices in `billing.events` and their
+cuts, not from the projection that made them. Everything is taken at one position of the usage log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from billing.errors import Rejected
+from billing.invoice import InvoiceFinalized
+from billing.invoicing import BillingRun
+from billing.metering import UsageControl
+from billing.subscription import SubscriptionCanceled, SubscriptionCreated, SubscriptionEnded
+from infra import kafka, postgres
+from infra.kafka import KafkaConfig, Record
+from infra.settings import Settings
+from projections import generation, usage, usage_read
+from schemas.codec import decode_event, decode_usage_records
+from schemas.errors import DecodeError
+from services.usage_intake import misaddressed, told_tenant
+
+BILLING = "billing.events"
+NO_END = datetime(9999, 12, 31, tzinfo=UTC)
+
+Progress = Callable[[str, int, int], None]
+"""What is being read, how many records are done, and how many there are."""
+
+
+@dataclass(slots=True)
+class TenantCount:
+    """What became of one tenant's events."""
+
+    tenant: str
+    """Empty for records that do not tell."""
+    received: int = 0
+    """Events in the log."""
+    counted: int = 0
+    """Within a subscription's span."""
+    unmatched: int = 0
+    """Accepted, but no subscription bills that customer at that time."""
+    duplicate: int = 0
+    conflict: int = 0
+    rejected: int = 0
+    billed: int = 0
+    """In a period that an invoice bills, below its cut."""
+    unbilled: int = 0
+    voided: int = 0
+    differences: list[str] = field(default_factory=list)
+    """What does not balance, for people."""
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """Every tenant, at one position of the usage log."""
+
+    positions: dict[int, int]
+    """Partition -> offset up to which everything was counted."""
+    tenants: list[TenantCount]
+
+    @property
+    def balanced(self) -> bool:
+        return not any(each.differences for each in self.tenants)
+
+
+def reconcile(settings: Settings, progress: Progress = lambda *_: None, tenant: str | None = None) -> Reconciliation:
+    """Count everything again and compare. `tenant`: only this one is reported.
+
+    Raises:
+        Rejected: the usage log begins after its first record, so that it cannot be counted again.
+        Transient: Kafka or Postgres is away.
+    """
+    config = KafkaConfig.of(settings)
+    # The invoices first: every cut in them was passed by the aggregator, so the snapshot below holds what they bill.
+    billing = _billing(config, settings, progress)
+    with postgres.worker_pool(settings, size=1) as pool, postgres.transaction(pool) as tx:
+        tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        tx.execute("SET LOCAL statement_timeout = 0")
+        number = generation.enter(tx, usage.SET)
+        positions = generation.checkpoints(tx, usage.SET, number, usage.TOPIC)
+        stored = _stored(tx, billing)
+    received = _received(config, settings, positions, progress)
+    names = sorted(received.keys() | stored.fates.keys() | stored.identities.keys())
+    counts = [_tenant(name, received[name], stored) for name in names if tenant in (None, name)]
+    return Reconciliation(positions, counts)
+
+
+@dataclass(slots=True)
+class _Billing:
+    """Spans of subscriptions, and of what invoices bill."""
+
+    spans: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    """(tenant, subscription) -> [customer, start, end]."""
+    billed: dict[tuple[str, str, datetime, datetime], dict[int, int]] = field(default_factory=dict)
+    """(tenant, customer, start, end) -> partition -> offset below which usage is billed."""
+
+    def apply(self, tenant: str, event: Any) -> None:
+        match event:
+            case SubscriptionCreated():
+                self.spans[tenant, event.subscription_id] = [event.customer_id, event.starts_at, NO_END]
+            case SubscriptionCanceled():
+                self.spans[tenant, event.subscription_id][2] = event.ends_at
+            case SubscriptionEnded():
+                self.spans[tenant, event.subscription_id][2] = event.ended_at
+            case InvoiceFinalized():
+                self._bill(tenant, event.run)
+
+    def _bill(self, tenant: str, run: BillingRun) -> None:
+        periods = [run.arrears.period] if run.arrears else []
+        for period in (*periods, *(each.span.period for each in run.late)):
+            below = self.billed.setdefault((tenant, run.customer_id, period.start, period.end), {})
+            for each in run.cut.positions:
+                below[each.partition] = max(below.get(each.partition, 0), each.offset)
+
+
+def _billing(config: KafkaConfig, settings: Settings, progress: Progress) -> _Billing:
+    billing = _Billing()
+    ends = kafka.end_offsets(config, BILLING, range(settings.billing_partitions))
+    done = 0
+    for records in kafka.scan(config, BILLING, dict.fromkeys(ends, 0), ends):
+        for record in records:
+            envelope = decode_event(record.value)
+            billing.apply(envelope.meta.tenant, envelope.event)
+        done += len(records)
+        progress(f"reading {BILLING}", done, sum(ends.values()))
+    return billing
+
+
+def _received(
+    config: KafkaConfig, settings: Settings, positions: Mapping[int, int], progress: Progress
+) -> Counter[str]:
+    """Events in the log by tenant, up to `positions`."""
+    starts = kafka.start_offsets(config, usage.TOPIC, list(positions))
+    pruned = {partition: start for partition, start in starts.items() if start > 0}
+    if pruned:
+        raise Rejected("log_pruned", f"{usage.TOPIC} begins at {pruned}: what came before cannot be counted again")
+    received: Counter[str] = Counter()
+    done, total = 0, sum(positions.values())
+    for records in kafka.scan(config, usage.TOPIC, starts, positions):
+        for record in records:
+            tenant, events = _events_in(record)
+            if events:
+                received[tenant] += events
+        done += len(records)
+        progress(f"reading {usage.TOPIC}", done, total)
+    return received
+
+
+def _events_in(record: Record) -> tuple[str, int]:
+    """The tenant that a record tells and how many events it holds; what cannot be read counts as one."""
+    try:
+        content = decode_usage_records(record.value)
+    except DecodeError:
+        return "", 1
+    tenant = told_tenant(content.tenant)
+    if isinstance(content, UsageControl):
+        return tenant, 0 if misaddressed(record, content, lambda *_: True) is None else 1
+    return tenant, max(1, len(content.events))
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What the aggregator's tables say, by tenant."""
+
+    fates: dict[str, usage_read.FateCounts]
+    identities: dict[str, int]
+    matched: dict[str, int]
+    billed: dict[str, int]
+    unbilled: dict[str, int]
+    refused: dict[str, int]
+    values: dict[str, int]
+    windows: dict[str, int]
+
+
+def _stored(tx: postgres.Cursor, billing: _Billing) -> _Stored:
+    spans = [(tenant, *span) for (tenant, _), span in billing.spans.items()]
+    billed = [
+        (*key, partition, offset) for key, below in billing.billed.items() for partition, offset in below.items()
+    ]
+    asked = {
+        f"{name}_{place}": [row[place] for row in rows]
+        for name, rows, width in (("span", spans, 4), ("billed", billed, 6))
+        for place in range(width)
+    }
+
+    def counted(statement: str) -> dict[str, int]:
+        return dict(tx.execute(statement, asked).fetchall())
+
+    return _Stored(
+        fates=usage_read.fates(tx),
+        identities=counted("SELECT tenant_id, count(*) FROM usage_identity GROUP BY tenant_id"),
+        matched=counted(_EVENTS.format(where=_MATCHED)),
+        billed=counted(_EVENTS.format(where=f"{_MATCHED} AND {_BILLED}")),
+        unbilled=counted(_EVENTS.format(where=f"{_MATCHED} AND NOT {_BILLED}")),
+        refused=counted("SELECT tenant_id, sum(events)::bigint FROM usage_rejected GROUP BY tenant_id"),
+        values=counted("SELECT tenant_id, count(*) FROM usage_value GROUP BY tenant_id"),
+        windows=counted("SELECT tenant_id, sum(events)::bigint FROM usage_window GROUP BY tenant_id"),
+    )
+
+
+_EVENTS = "SELECT i.tenant_id, count(*) FROM usage_identity i WHERE {where} GROUP BY i.tenant_id"
+
+_MATCHED = """
+EXISTS (SELECT FROM unnest(%(span_0)s::text[], %(span_1)s::text[], %(span_2)s::timestamptz[], %(span_3)s::timestamptz[])
+                 AS s (tenant_id, customer_id, start, stop)
+         WHERE s.tenant_id = i.tenant_id AND s.customer_id = i.customer_id
+           AND i.event_time >= s.start AND i.event_time < s.stop)
+"""
+
+_BILLED = """
+EXISTS (SELECT FROM unnest(%(billed_0)s::text[], %(billed_1)s::text[], %(billed_2)s::timestamptz[],
+                           %(billed_3)s::timestamptz[], %(billed_4)s::integer[], %(billed_5)s::bigint[])
+                 AS b (tenant_id, customer_id, start, stop, partition, below)
+         WHERE b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.partition = i.partition
+           AND i.event_time >= b.start AND i.event_time < b.stop AND i.record_offset < b.below)
+"""
+
+
+def _tenant(name: str, received: int, stored: _Stored) -> TenantCount:
+    nothing = usage_read.FateCounts(0, 0, 0, 0, 0)
+    fates = stored.fates.get(name, nothing)
+    identities, matched = stored.identities.get(name, 0), stored.matched.get(name, 0)
+    made = TenantCount(
+        tenant=name,
+        received=received,
+        counted=matched,
+        unmatched=identities - matched,
+        duplicate=fates.duplicate,
+        conflict=fates.conflict,
+        rejected=fates.rejected,
+        billed=stored.billed.get(name, 0),
+        unbilled=stored.unbilled.get(name, 0),
+    )
+    accounted = made.counted + made.unmatched + made.duplicate + made.conflict + made.rejected
+    for said, one, other in (
+        ("received, and accounted for", received, accounted),
+        ("received, and received by the hourly counts", received, fates.received),
+        ("counted once, and counted by the hourly counts", identities, fates.counted),
+        ("counted, and billed + unbilled + voided", made.counted, made.billed + made.unbilled + made.voided),
+        ("rejected + conflict, and refusals kept", fates.rejected + fates.conflict, stored.refused.get(name, 0)),
+        ("values, and values in hourly windows", stored.values.get(name, 0), stored.windows.get(name, 0)),
+    ):
+        if one != other:
+            made.differences.append(f"{said}: {one:,} and {other:,} differ by {abs(one - other):,}")
+    return made
