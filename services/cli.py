@@ -38,6 +38,7 @@ MODULES = {
     "tenants": "services.cli_tenants",
     "replay": "services.cli_replay",
     "reconcile": "services.cli_reconcile",
+    "log": "services.cli_log",
     "demo": "services.cli_demo",
 }
 """Command -> the module that defines it."""

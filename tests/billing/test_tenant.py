@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_registering_again_with_other_settings_is_refused() -> None:
         ({"bounds": UsageBounds(ahead_minutes=10**12)}, "out_of_range", "bounds.ahead_minutes"),
     ],
 )
-def test_settings_that_cannot_bill_are_refused_by_name(change: dict[str, object], code: str, field: str) -> None:
+def test_settings_that_cannot_bill_are_refused_by_name(change: dict[str, Any], code: str, field: str) -> None:
     Life().when(replace(REGISTER, **change)).then_rejected(code, field)
 
 
