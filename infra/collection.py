@@ -32,6 +32,7 @@ HARD = frozenset(
         "stop_payment_order",
         "transaction_not_allowed",
         "amount_not_chargeable",
+        "payment_method_missing",
     }
 )
 """Reasons after which another attempt with the same card cannot work or is forbidden by the card schemes; all others
@@ -85,6 +86,11 @@ class Declined:
 def declined(code: str) -> Declined:
     """The refusal for the reason `code`, soft or hard."""
     return Declined(code=code, kind=DeclineKind.HARD if code in HARD else DeclineKind.SOFT)
+
+
+def is_method_missing(code: str | None, param: str | None) -> bool:
+    """Whether a refused request says that the provider does not know the payment method: the customer's to repair."""
+    return code == "resource_missing" and param == "payment_method"
 
 
 def outcome_of(intent: Mapping[str, Any], amount: Money) -> Collected | Declined:

@@ -225,7 +225,7 @@ def _refusal(params: Params) -> Answer | None:
         return _error(400, "invalid_request_error", "parameter_invalid", "the sandbox only confirms at once")
     if params["payment_method"] not in CARDS:
         told = f"No such PaymentMethod: '{params['payment_method']}'; the sandbox knows: {', '.join(CARDS)}"
-        return _error(400, "invalid_request_error", "resource_missing", told)
+        return _error(400, "invalid_request_error", "resource_missing", told, param="payment_method")
     return None
 
 
@@ -259,8 +259,8 @@ def _broken() -> Answer:
     return _error(500, "api_error", "", "An unknown error occurred.")
 
 
-def _error(status: int, kind: str, code: str, message: str) -> Answer:
-    return Answer(status, {"error": {"type": kind, "code": code, "message": message}})
+def _error(status: int, kind: str, code: str, message: str, **more: str) -> Answer:
+    return Answer(status, {"error": {"type": kind, "code": code, "message": message, **more}})
 
 
 def _fingerprint(params: Params) -> str:

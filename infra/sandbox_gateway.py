@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from billing.money import Money
-from infra.collection import Collected, Collection, Declined, declined, outcome_of
+from infra.collection import Collected, Collection, Declined, declined, is_method_missing, outcome_of
 from infra.errors import Misconfigured, Poison, Transient
 
 TIMEOUT_S = 20  # well inside the lease of a payment row, so that no second worker asks while the first still waits
@@ -41,6 +41,8 @@ class SandboxGateway:
         error = body.get("error") or {}
         if status == 402:
             return declined(str(error.get("decline_code") or error.get("code") or "unknown"))
+        if is_method_missing(error.get("code"), error.get("param")):
+            return declined("payment_method_missing")
         raise _trouble(status, error)
 
     def look_up(self, wanted: Collection) -> Collected | Declined | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -224,7 +224,7 @@ def main(settings: Settings) -> int:
     serving = server(sandbox, settings.sandbox_host, port)
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
-    log.info("sandbox provider listens", port=serving.server_address[1], at=datetime.now(UTC).isoformat())
+    log.info("sandbox provider listens", port=serving.server_address[1])
     stop.wait()
     serving.shutdown()
     serving.server_close()

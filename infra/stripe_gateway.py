@@ -11,15 +11,17 @@ from typing import Any
 import stripe
 
 from billing.money import Money, exponent
-from infra.collection import Collected, Collection, Declined, declined, outcome_of
+from infra.collection import Collected, Collection, Declined, declined, is_method_missing, outcome_of
 from infra.errors import Misconfigured, Poison, Transient
 
 TIMEOUT_S = 20  # well inside the lease of a payment row; the library's default of 80 s would outlive it
 
 # docs.stripe.com/currencies: which currencies Stripe counts without decimals. MGA has two in ISO 4217, none here;
 # ISK and UGX have none in ISO 4217, two here.
-_WITHOUT_DECIMALS = frozenset("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF".split())
-_THREE_DECIMALS = frozenset("BHD IQD JOD KWD LYD OMR TND".split())  # the last digit has to be 0
+_WITHOUT_DECIMALS = frozenset(
+    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF")
+)
+_THREE_DECIMALS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))  # the last digit has to be 0
 
 
 class StripeGateway:
@@ -62,6 +64,8 @@ class StripeGateway:
         except stripe.CardError as e:
             return declined(str((e.error and e.error.decline_code) or e.code or "unknown"))
         except stripe.StripeError as e:
+            if is_method_missing(e.code, getattr(e, "param", None)):
+                return declined("payment_method_missing")
             raise _trouble(e) from e
         return _outcome(intent.to_dict())
 

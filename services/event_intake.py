@@ -29,6 +29,10 @@ Apply = Callable[[postgres.Cursor, EventEnvelope, bytes], None]
 """Writes the rows of one event; the bytes are its value in the log."""
 
 
+class Unplaced(Exception):
+    """Where to read on could not be asked when the group gave partitions: the process has to start again."""
+
+
 class EventLog(Protocol):
     """What the intake needs of a Kafka consumer."""
 
@@ -69,19 +73,26 @@ class EventIntake:
         self._apply = apply
         self._passing = dict(passing or {})
         self._next: dict[Position, int] = {}
+        self._astray = False
+        self._unplaced: Exception | None = None
         events.subscribe([EVENTS], assigned=self._assigned, revoked=self._revoked, lost=self._revoked)
 
     def step(self, timeout_s: float) -> int:
-        """Apply what came in; how many rows' worth of events that was.
+        """Apply what came in; how many events that was.
 
         Raises:
             CorruptHistory: an event of the log cannot be read.
             Transient: the log or Postgres is away. Call again after a pause.
+            Unplaced: end the process.
         """
-        records = self._events.poll(BATCH_MAX, timeout_s)
+        if self._astray:
+            self._rewind()
+        records = self._poll(timeout_s)
         if not records:
             return 0
         self._pass("poll")
+        # Until it is known that these are committed, nothing behind them may be read: the log has moved past them.
+        self._astray = True
         applied = 0
         try:
             with postgres.transaction(self._pool) as tx:
@@ -89,14 +100,26 @@ class EventIntake:
                     applied += self._apply_one(tx, record)
                 self._move(tx, records)
                 self._pass("rows")
-        except (Conflict, Transient) as e:
+        except Conflict as e:
             log.warning("rolled back, reading on from the stored place", consumer=self._name, reason=str(e))
-            self._rewind()
             return 0
         for record in records:
             self._next[record.topic, record.partition] = record.offset + 1
+        self._astray = False
         self._pass("commit")
         return applied
+
+    def _poll(self, timeout_s: float) -> list[Record]:
+        try:
+            records = self._events.poll(BATCH_MAX, timeout_s)
+        except Transient:
+            self._astray = True  # whatever was fetched before the error is lost, and the log has moved past it
+            raise
+        if self._unplaced is not None:
+            raise Unplaced("partitions were assigned, but their stored places could not be read") from self._unplaced
+        # Without those of a partition that was taken away in this very moment.
+        places = [(each, self._next.get((each.topic, each.partition))) for each in records]
+        return [each for each, place in places if place is not None and each.offset >= place]
 
     def close(self) -> None:
         """Leave the group."""
@@ -126,7 +149,11 @@ class EventIntake:
                 raise Conflict(f"{topic}[{partition}] is not at {expected}: another process moved it")
 
     def _assigned(self, positions: list[Position]) -> dict[Position, int]:
-        self._next |= self._stored(positions)
+        try:
+            self._next |= self._stored(positions)
+        except (Transient, Conflict) as e:
+            self._unplaced = e  # it must not leave a callback of the client, which would go on without partitions
+            return {}
         return {each: self._next[each] for each in positions}
 
     def _revoked(self, positions: list[Position]) -> None:
@@ -137,6 +164,7 @@ class EventIntake:
         self._next |= self._stored(list(self._next))
         for position, offset in self._next.items():
             self._events.seek(position, offset)
+        self._astray = False
 
     def _stored(self, positions: list[Position]) -> dict[Position, int]:
         with postgres.transaction(self._pool) as tx:

@@ -161,9 +161,10 @@ def test_a_key_with_another_amount_is_refused_for_good(gateway: Gateway, provide
     assert len(provider.charges()) == 1
 
 
-def test_an_unknown_token_is_refused_for_good(gateway: Gateway) -> None:
-    with pytest.raises(Poison):
-        gateway.collect(attempt(token="pm_none"))
+def test_a_payment_method_that_is_not_known_is_the_customers_to_repair(gateway: Gateway) -> None:
+    unknown = attempt(token="pm_none")
+    assert gateway.collect(unknown) == Declined(code="payment_method_missing", kind=DeclineKind.HARD)
+    assert gateway.look_up(unknown) is None
 
 
 def test_a_provider_forgets_a_key_after_a_day_but_not_the_charge(gateway: Gateway, provider: RunningSandbox) -> None:
