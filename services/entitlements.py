@@ -53,7 +53,6 @@ class Entitlements:
         if body is not None:
             return best(decoded(feature, body)), CACHE
         with postgres.tenant_transaction(self._pool, tenant) as tx:
-            tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             generation.enter_all(tx)
             return best(_granted(tx, entitlements.of(tx, tenant, customer, feature))), DATABASE
 

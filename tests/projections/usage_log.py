@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from billing.ids import TenantId
@@ -40,19 +40,18 @@ def measure_from_now_on(settings: Settings, tenant: str, clock: datetime) -> Non
     """The control record that tells every partition what to measure."""
     bounds = UsageBounds(oldest_days=4000, ahead_minutes=600_000)
     control = UsageControl(tenant=TenantId(tenant), version=1, meters=(CALLS,), bounds=bounds, clock=clock)
-    for partition in range(settings.usage_partitions):
-        _send(settings, tenant, control, partition)
+    _send(settings, tenant, control, range(settings.usage_partitions))
 
 
 def send(settings: Settings, tenant: str, events: Sequence[UsageEvent]) -> tuple[PartitionPosition, ...]:
     """Append a batch; the end of the tenant's partition after it."""
     partition = partition_for(tenant, settings.usage_partitions)
-    _send(settings, tenant, UsageBatch(tenant=TenantId(tenant), events=tuple(events)), partition)
+    _send(settings, tenant, UsageBatch(tenant=TenantId(tenant), events=tuple(events)), [partition])
     end = kafka.end_offsets(KafkaConfig.of(settings), usage.TOPIC, [partition])[partition]
     return (PartitionPosition(partition=partition, offset=end),)
 
 
-def _send(settings: Settings, tenant: str, message: UsageBatch | UsageControl, partition: int) -> None:
+def _send(settings: Settings, tenant: str, message: UsageBatch | UsageControl, partitions: Iterable[int]) -> None:
     value = encode_usage(message)
     named = headers(
         id="test",
@@ -63,7 +62,8 @@ def _send(settings: Settings, tenant: str, message: UsageBatch | UsageControl, p
         tenant=tenant,
     )
     producer = Producer(KafkaConfig.of(settings))
-    producer.send(usage.TOPIC, value, key=tenant, partition=partition, headers=named)
+    for partition in partitions:
+        producer.send(usage.TOPIC, value, key=tenant, partition=partition, headers=named)
     producer.flush()
     producer.close()
 
