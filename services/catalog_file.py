@@ -149,6 +149,8 @@ def read(content: bytes) -> CatalogFile:
         )
     found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
     seller = _seller(sections.tenant, found)
+    if seller is not None:
+        found += _impossible_starts(sections.subscriptions, seller.zone)
     if book is not None:
         found += _refusals(lambda: check_price_book(book), "")
         found += _references(sections, book)
@@ -167,18 +169,20 @@ def read(content: bytes) -> CatalogFile:
 
 
 def to_utc(local: datetime, zone: str) -> datetime:
-    """The instant at which the clocks of `zone` show `local`.
+    """The instant at which the clocks of `zone` show `local`; one with an offset needs no zone.
 
     Raises:
         Rejected: they never do (`nonexistent_local_time`), or do so twice (`ambiguous_local_time`).
     """
+    if local.tzinfo is not None:
+        return local.astimezone(UTC)
     here = ZoneInfo(zone)
     first, second = (local.replace(tzinfo=here, fold=fold).astimezone(UTC) for fold in (0, 1))
     shown = [at for at in (first, second) if at.astimezone(here).replace(tzinfo=None) == local]
     if not shown:
         raise Rejected("nonexistent_local_time", f"clocks in {zone} skip {local.isoformat(' ')}")
     if first != second:
-        raise Rejected("ambiguous_local_time", f"clocks in {zone} show {local.isoformat(' ')} twice; choose another")
+        raise Rejected("ambiguous_local_time", f"clocks in {zone} show {local.isoformat(' ')} twice; add an offset")
     return first
 
 
@@ -215,6 +219,15 @@ def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[F
             if code not in coupons:
                 said = f"there is no coupon {code!r}; known: {', '.join(coupons) or 'none'}"
                 yield Fault("unknown_coupon", said, f"customers[{index}].coupons[{place}]")
+
+
+def _impossible_starts(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:
+    for index, each in enumerate(sections):
+        try:
+            if each.starts_at is not None:
+                to_utc(each.starts_at, zone)
+        except Rejected as e:
+            yield Fault(e.code, e.detail, f"subscriptions[{index}].starts_at")
 
 
 def _unique(sections: Sequence[CustomerSection | SubscriptionSection], where: str) -> Iterable[Fault]:

@@ -73,8 +73,7 @@ def advance(
 
 def _instant(text: str, zone: str) -> datetime:
     try:
-        with_offset = text.endswith("Z") or text[-6:-5] in ("+", "-")
-        return shapes.instant(text) if with_offset else catalog_file.to_utc(shapes.local_time(text), zone)
+        return catalog_file.to_utc(shapes.local_time(text), zone)
     except PydanticCustomError as e:
         raise typer.BadParameter(str(e), param_hint="--to") from e
     except Rejected as e:

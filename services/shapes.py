@@ -251,11 +251,9 @@ def instant(value: object) -> datetime:
 
 
 def local_time(value: object) -> datetime:
-    """`value`, ISO 8601 text without offset, as a naive local time."""
+    """`value`, ISO 8601 text: naive for a local time, aware if it has an offset (for an hour that comes twice)."""
     parsed = _parsed(value, "2026-02-01 00:00")
-    if parsed.tzinfo is not None:
-        raise PydanticCustomError("invalid_time", "this is a local time in the tenant's zone; leave the offset away")
-    _in_range(parsed.replace(tzinfo=UTC))
+    _in_range(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
     return parsed
 
 

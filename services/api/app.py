@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 
 from infra import postgres, telemetry
@@ -24,7 +26,7 @@ from services.api import (
     usage,
 )
 from services.api.parts import Parts, parts, trace_id
-from services.api.problems import MEDIA_TYPE, Problem, install
+from services.api.problems import MEDIA_TYPE, Problem, ProblemBody, install
 from services.api_keys import Caller
 
 VERSION = "1"
@@ -56,6 +58,7 @@ def create_app(given: Parts | None = None) -> FastAPI:
     for each in ROUTERS:
         app.include_router(each.router)
     install(app)
+    app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's own way to add to it
     app.middleware("http")(_observed)
     return app
 
@@ -93,30 +96,34 @@ async def _observed(request: Request, call_next: Callable[[Request], Awaitable[R
     return response
 
 
+def _description(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the bodies that a route reads by itself."""
+    if app.openapi_schema is None:
+        made = FastAPI.openapi(app)
+        _, extra = models_json_schema(
+            [(each, "validation") for each in (ProblemBody, usage.UsageBody, usage.UsageBatchBody)],
+            ref_template="#/components/schemas/{model}",
+        )
+        made["components"]["schemas"] |= extra["$defs"]
+        for operation in (each for path in made["paths"].values() for each in path.values()):
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "Idempotency-Key":  # we say ourselves what is wrong when it is missing
+                    parameter |= {"required": True, "schema": {"type": "string", "minLength": 1}}
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def openapi_text() -> str:
+    """The OpenAPI document as `docs/openapi.json` holds it."""
+    return json.dumps(create_app().openapi(), indent=1, sort_keys=True) + "\n"
+
+
 def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail", "errors", "trace_id"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "description": "Stable, for programs."},
-        "detail": {"type": "string", "description": "For people."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "code": {"type": "string"},
-                    "detail": {"type": "string"},
-                    "field": {"type": "string", "description": "Path of the offending field."},
-                },
-            },
-        },
-        "trace_id": {"type": "string"},
-    },
-}
+_PROBLEM = {"$ref": "#/components/schemas/ProblemBody"}
+
+
+if __name__ == "__main__":
+    print(openapi_text(), end="")

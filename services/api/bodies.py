@@ -107,6 +107,8 @@ def load(content: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if any(not name.isascii() and name.encode("utf-8", "replace").decode() != name for name, _ in pairs):
+        raise Problem(422, "invalid_text", "a lone surrogate in the name of a field is no text")
     made = dict(pairs)
     if len(made) != len(pairs):
         names = [name for name, _ in pairs]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from billing.errors import Rejected
 from infra import telemetry
 from infra.errors import Conflict, Poison, Transient
+from projections.generation import NoGeneration
 from services.shapes import Fault, faults
 
 log = telemetry.logger("services.api")
@@ -37,6 +36,32 @@ CONFLICTS = frozenset(
     )
 )
 """Codes of rejections that the present state causes: 409. The others blame the request: 422."""
+
+
+class FaultBody(BaseModel):
+    """What is wrong with one field."""
+
+    code: str
+    """Stable, for programs."""
+    detail: str
+    """For people."""
+    field: str
+    """Path of the field, such as `plans[0].charges[2].model.tiers[1].up_to`; empty for the whole."""
+
+
+class ProblemBody(BaseModel):
+    """A refusal (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    """Stable, snake_case, for programs."""
+    detail: str
+    """For people: what is wrong and what is allowed."""
+    errors: list[FaultBody]
+    trace_id: str
+    """Names this request in our logs."""
 
 
 class Problem(HTTPException):
@@ -74,16 +99,16 @@ def response(request: Request, problem: Problem) -> Response:
     """`problem` on the wire."""
     status = problem.status_code
     trace = getattr(request.state, "trace_id", "")
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": problem.code,
-        "detail": problem.detail,
-        "errors": [asdict(each) for each in problem.errors],
-        "trace_id": trace,
-    }
-    return Response(json.dumps(body), status, problem.headers, MEDIA_TYPE)
+    body = ProblemBody(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=problem.code,
+        detail=problem.detail,
+        errors=[FaultBody(code=each.code, detail=each.detail, field=each.field) for each in problem.errors],
+        trace_id=trace,
+    )
+    return Response(body.model_dump_json(), status, problem.headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -92,7 +117,7 @@ def install(app: FastAPI) -> None:
     def refused(request: Request, error: Exception) -> Response:
         return response(request, _problem(error))
 
-    for kind in (HTTPException, RequestValidationError, Rejected, Transient, Conflict, Poison):
+    for kind in (HTTPException, RequestValidationError, Rejected, Transient, NoGeneration, Conflict, Poison):
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(Exception, _bug)
 
@@ -111,7 +136,7 @@ def _problem(error: Exception) -> Problem:
             return Problem(error.status_code, "refused", str(error.detail), headers=error.headers)
         case Rejected():
             return of_rejection(error)
-        case Transient():
+        case Transient() | NoGeneration():
             log.warning("request not served", reason=str(error))
             return Problem(503, "unavailable", "try again with the same idempotency key", headers={"Retry-After": "1"})
         case Conflict():

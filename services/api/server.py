@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import uvicorn
 
-from billing.entitlement import Access
 from infra import postgres, telemetry
 from infra.clock import SystemClock
-from infra.errors import Misconfigured, Transient
+from infra.errors import Misconfigured
 from infra.kafka import KafkaConfig
+from infra.redis_cache import RedisCache
 from infra.settings import Settings
 from services.api.app import create_app
 from services.api.cursors import Cursors
 from services.api.parts import Parts
 from services.api.usage_publisher import UsagePublisher
 from services.commands import CommandClient
+from services.entitlements import Entitlements
 
 log = telemetry.logger("services.api")
 
@@ -31,6 +32,7 @@ def serve(settings: Settings) -> int:
     """
     clock = SystemClock()
     pool = postgres.api_pool(settings, size=POOL_SIZE)
+    cache = RedisCache(settings)
     usage = UsagePublisher(KafkaConfig.of(settings), clock)
     try:
         with CommandClient(settings, clock=clock) as commands:
@@ -39,7 +41,7 @@ def serve(settings: Settings) -> int:
                 pool=pool,
                 commands=commands,
                 usage=usage,
-                entitlements=Unavailable(),
+                entitlements=Entitlements(cache, pool),
                 cursors=Cursors(cursor_secret(pool)),
                 clock=clock,
             )
@@ -56,15 +58,9 @@ def serve(settings: Settings) -> int:
             uvicorn.Server(config).run()
     finally:
         usage.close()
+        cache.close()
         pool.close()
     return 0
-
-
-class Unavailable:
-    """Stands where nobody answers entitlements yet."""
-
-    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
-        raise Transient("entitlements are not served here")
 
 
 def cursor_secret(pool: postgres.Pool) -> bytes:

@@ -143,7 +143,7 @@ def _items(given: Any) -> tuple[list[Any], bool]:
     extra = next((name for name in given if name != "events"), None)
     if extra is not None:
         said = "a batch has the field events and no other"
-        raise Problem(422, "unknown_field", said, errors=[Fault("unknown_field", said, ascii(extra)[1:60])])
+        raise Problem(422, "unknown_field", said, errors=[Fault("unknown_field", said, ascii(extra)[1:-1][:60])])
     events = given["events"]
     if not isinstance(events, list) or not events:
         said = "a list of at least one event is needed here"

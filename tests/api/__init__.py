@@ -1,0 +1,1 @@
+"""The HTTP API on real Postgres, with the real rules behind it."""

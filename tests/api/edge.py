@@ -1,0 +1,154 @@
+"""The API as a client sees it: real routes, real Postgres with the API's own role, real rules deciding in memory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import httpx
+from fastapi.testclient import TestClient
+
+from billing.catalog import Plan, PublishPriceBook
+from billing.discount import Coupon
+from billing.entitlement import NOT_GRANTED, Access
+from billing.envelope import EventEnvelope
+from billing.metering import Aggregation, Meter, UsageEvent
+from billing.price import Charge, Flat, PerUnit
+from billing.tenant import RegisterTenant
+from infra import postgres
+from infra.clock import SystemClock
+from infra.settings import Settings
+from projections import generation
+from projections.billing_set import apply_all
+from services import api_keys
+from services.api.app import create_app
+from services.api.cursors import Cursors
+from services.api.parts import Parts
+from services.api.server import cursor_secret
+from tests.invoicing.handler import MemoryHandler
+
+BOOK = PublishPriceBook(
+    meters=(
+        Meter(key="calls", event_type="call"),
+        Meter(key="bytes", event_type="call", aggregation=Aggregation.SUM, value="bytes"),
+    ),
+    plans=(
+        Plan(
+            key="pro",
+            name="Pro",
+            currency="USD",
+            charges=(
+                Charge(key="base", name="Base fee", model=Flat(amount=Decimal("20.00")), in_advance=True),
+                Charge(key="calls", name="Calls", model=PerUnit(unit=Decimal("0.005")), meter="calls"),
+            ),
+        ),
+    ),
+    coupons=(Coupon(code="TEN", percent=Decimal(10)),),
+)
+SELLER = RegisterTenant(name="Harbour Air", currency="USD", zone="America/New_York")
+
+
+@dataclass
+class Broker:
+    """Remembers the usage that was published, and acknowledges it."""
+
+    published: list[tuple[str, UsageEvent]] = field(default_factory=list)
+    error: Exception | None = None
+
+    def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.published += [(tenant, each) for each in events]
+
+
+@dataclass
+class Granted:
+    """Answers entitlements from a table."""
+
+    answers: dict[tuple[str, str, str], Access] = field(default_factory=dict)
+
+    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
+        return self.answers.get((tenant, customer, feature), NOT_GRANTED), "cache"
+
+
+class Edge:
+    """An application and what it stands on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.workers = postgres.worker_pool(settings)
+        self.pool = postgres.api_pool(settings)
+        self.handler = MemoryHandler(SystemClock().now)
+        self.broker = Broker()
+        self.entitlements = Granted()
+        self.lagging = False
+        """True: what is decided from now on is not projected."""
+        self.handler.listeners.append(self._project)
+        self.parts = Parts(
+            pool=self.pool,
+            commands=self.handler,  # type: ignore[arg-type]  # it names its parameters alike
+            usage=self.broker,
+            entitlements=self.entitlements,
+            cursors=Cursors(cursor_secret(self.pool)),
+            clock=SystemClock(),
+            position_wait_s=0.2,
+        )
+        self.http = TestClient(create_app(self.parts), raise_server_exceptions=False)
+        self._numbers = itertools.count()
+
+    def close(self) -> None:
+        self.http.close()
+        self.pool.close()
+        self.workers.close()
+
+    def seller(self, tenant: str, **changes: Any) -> Client:
+        """A registered tenant with a price book, as its application."""
+        self.handler.must(tenant, RegisterTenant(**{"name": "Harbour Air", "currency": "USD", "zone": "UTC"} | changes))
+        self.handler.must(tenant, BOOK)
+        return self.client(tenant)
+
+    def client(self, tenant: str) -> Client:
+        with postgres.transaction(self.workers) as tx:
+            key = api_keys.create(tx, tenant, "test")
+        return Client(self, tenant, key)
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    def _project(self, envelope: EventEnvelope) -> None:
+        if self.lagging:
+            return
+        with postgres.transaction(self.workers) as tx:
+            generation.enter(tx, "billing", writes=True)
+            apply_all(tx, envelope)
+
+
+@dataclass
+class Client:
+    """An application of one tenant."""
+
+    edge: Edge
+    tenant: str
+    key: str
+
+    def send(
+        self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        """A request with the key; commands get a new idempotency key, unless one is given (empty: none)."""
+        given = {"Authorization": f"Bearer {self.key}"}
+        content = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        if content is not None:
+            given["Content-Type"] = "application/json"
+            given["Idempotency-Key"] = f"test-{self.edge.number()}"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {name: value for name, value in (given | named).items() if value is not None}
+        return self.edge.http.request(method, path, content=content, headers=sent)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.send("GET", path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return self.send("POST", path, body, **headers)
