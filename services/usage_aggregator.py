@@ -153,6 +153,9 @@ class UsageStore:
             return None
         if stored < batch.follows:
             raise RecordsMissing(f"{usage.TOPIC}/{batch.partition} stands at {stored}; next came {batch.follows}")
+        # The checkpoint first: a worker that lost the partition waits here, and neither writes nor sends.
+        next_offset = records[-1].offset + 1
+        generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, next_offset)
         known = self._known.get(batch.partition)
         if known is None or (known.generation, known.next_offset) != (number, stored):
             known = _Known(number, stored, _controls(tx, batch.partition))
@@ -162,8 +165,6 @@ class UsageStore:
         if self._publish is not None and judged.refusals:
             self._publish(judged.refusals)
         series = self._write(tx, number, batch.partition, judged, counted)
-        next_offset = records[-1].offset + 1
-        generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, next_offset)
         failpoint("usage.before_commit")
         return _Known(number, next_offset, known.controls | judged.controls), series, judged
 

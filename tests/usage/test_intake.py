@@ -1,0 +1,295 @@
+"""Judging usage, without Kafka and Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing.errors import Rejected
+from billing.metering import Aggregation, Meter, UsageEvent, check_event, readings
+from billing.tenant import UsageBounds
+from schemas.codec import decode_usage, encode_usage
+from services.usage_intake import EPOCH, Judged, Measuring, content_of, identity_of, judge
+from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours
+
+
+def everywhere(_tenant: str, _partition: int) -> bool:
+    return True
+
+
+def judged(log: Log, placed: Any = everywhere) -> Judged:
+    return judge(log.records, {}, placed)
+
+
+def reasons(made: Judged) -> list[tuple[str, str]]:
+    return [(each.usage.reason, each.usage.field) for each in made.refusals]
+
+
+def opened(**more: Any) -> Log:
+    """A log whose tenant is registered."""
+    log = Log()
+    log.append(control(**more))
+    return log
+
+
+def test_an_event_is_counted_and_feeds_each_of_its_meters() -> None:
+    log = opened()
+    log.append(batch(event("1", region="eu", user="ann", bytes="2.5")))
+    made = judged(log)
+    (claim,) = made.settle({})
+    assert {(each.series.meter, each.series.values, each.number, each.text) for each in claim.contributions} == {
+        ("calls", ("eu",), "1", None),
+        ("bytes", ("eu", ""), "2.5", None),
+        ("peak", (), "2.5", None),
+        ("least", (), "2.5", None),
+        ("last", (), "2.5", None),
+        ("users", ("eu",), None, "ann"),
+        ("eu", (), "1", None),
+    }
+    (fates,) = made.fates.values()
+    assert (fates.received, fates.counted, fates.duplicate, fates.conflict, fates.rejected) == (1, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason", "field"),
+    [
+        (event("1", NOON - timedelta(days=400)), "too_late", "events[0].time"),
+        (event("1", NOON + timedelta(days=2)), "in_future", "events[0].time"),
+        (event(""), "invalid_id", "events[0].id"),
+        (event("x" * 129), "invalid_id", "events[0].id"),
+        (event("tab\t"), "invalid_id", "events[0].id"),
+        (event("1", customer=""), "invalid_customer", "events[0].customer"),
+        (event("1", type="unheard"), "unknown_meter", "events[0].type"),
+        (event("1", bytes="-1"), "out_of_range", "events[0].properties.bytes"),
+        (event("1", bytes="1" * 30), "out_of_range", "events[0].properties.bytes"),
+        (event("1", bytes="many"), "invalid_decimal", "events[0].properties.bytes"),
+        (event("1", bytes="1e3"), "invalid_decimal", "events[0].properties.bytes"),
+        (event("1", bytes="0.1234567890123"), "out_of_range", "events[0].properties.bytes"),
+        (event("1", region="nul\0"), "invalid_text", "events[0].properties.region"),
+        (event("1", region="x" * 257), "invalid_text", "events[0].properties.region"),
+        (replace(event("1"), properties={}), "missing_value", "events[0].properties.bytes"),
+    ],
+)
+def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEvent, reason: str, field: str) -> None:
+    log = opened()
+    log.append(batch(bad, event("good")))
+    made = judged(log)
+    assert reasons(made) == [(reason, field)]
+    assert [each.event.identity for each in made.settle({})] == [identity_of("test", "good")]
+    original = decode_usage(made.refusals[0].usage.original)
+    assert original == batch(bad), "the original can be sent again as it is"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "null_value"),
+        (b"", "bad_framing"),
+        (b"\xc3\x01", "bad_framing"),
+        (b"\x01" + b"x" * 20, "bad_magic"),
+        (b"\xc3\x01" + b"unknown!" + b"x", "unknown_schema"),
+        (encode_usage(batch(event("1")))[:-3], "truncated"),
+        (encode_usage(batch(event("1"))) + b"x", "trailing_bytes"),
+        (encode_usage(batch()), "empty_batch"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused_with_its_bytes(value: bytes | None, reason: str) -> None:
+    log = opened()
+    log.append(value, headers={"tenant": TENANT.encode()})
+    log.append(batch(event("good")))
+    made = judged(log)
+    assert [each.usage.reason for each in made.refusals] == [reason]
+    assert made.refusals[0].usage.original == (value or b"")
+    assert made.refusals[0].usage.offset == 1
+    assert len(made.settle({})) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"key": None}, "key_mismatch"),
+        ({"key": b"other"}, "key_mismatch"),
+        ({"headers": {}}, "header_mismatch"),
+        ({"headers": {"tenant": b"other"}}, "header_mismatch"),
+        ({"repeated": ("tenant",)}, "header_mismatch"),
+    ],
+)
+def test_a_record_that_is_not_its_tenants_is_refused_whole(how: dict[str, Any], reason: str) -> None:
+    log = opened()
+    log.append(batch(event("1"), event("2")), **how)
+    made = judged(log)
+    assert [(each.usage.reason, each.usage.index, each.events) for each in made.refusals] == [(reason, None, 2)]
+    assert made.settle({}) == []
+    (fates,) = made.fates.values()
+    assert (fates.received, fates.rejected) == (2, 2)
+
+
+def test_usage_in_a_partition_that_is_not_the_tenants_is_refused() -> None:
+    log = opened()
+    log.append(batch(event("1")))
+    assert reasons(judged(log, lambda *_: False)) == [("key_mismatch", "partition")]
+
+
+def test_a_control_record_is_not_believed_under_another_tenants_key() -> None:
+    log = opened()
+    log.append(control(version=2, meters=()), key=b"mallory")
+    log.append(batch(event("1")))
+    made = judged(log)
+    assert [each.usage.reason for each in made.refusals] == ["key_mismatch"]
+    assert len(made.settle({})) == 1
+
+
+def test_usage_of_a_tenant_that_is_not_registered_is_refused() -> None:
+    log = Log()
+    log.append(batch(event("1"), event("2")))
+    made = judged(log)
+    assert [(each.usage.reason, each.events) for each in made.refusals] == [("unknown_tenant", 2)]
+
+
+def test_meters_switch_at_their_control_record() -> None:
+    log = Log()
+    log.append(control(version=5, meters=()))
+    log.append(batch(event("before")))
+    log.append(control(version=7))
+    log.append(batch(event("after")))
+    log.append(control(version=6, meters=()))
+    log.append(batch(event("still")))
+    made = judged(log)
+    assert [each.usage.id for each in made.refusals] == ["before"]
+    assert len(made.settle({})) == 2
+    assert made.controls[TENANT].control.version == 7
+
+
+def test_bounds_are_judged_by_the_test_clock_where_the_tenant_has_one() -> None:
+    log = opened(clock=datetime(2013, 1, 1, tzinfo=UTC))
+    log.append(batch(event("1", datetime(2013, 1, 1, tzinfo=UTC)), event("2", NOON)))
+    assert reasons(judged(log)) == [("in_future", "events[1].time")]
+
+
+def test_bounds_are_inclusive_to_the_microsecond() -> None:
+    bounds = UsageBounds(oldest_days=1, ahead_minutes=1)
+    oldest, newest = NOON - timedelta(days=1), NOON + timedelta(minutes=1)
+    tick = timedelta(microseconds=1)
+    log = opened(bounds=bounds)
+    log.append(batch(event("1", oldest), event("2", oldest - tick), event("3", newest), event("4", newest + tick)))
+    assert reasons(judged(log)) == [("too_late", "events[1].time"), ("in_future", "events[3].time")]
+
+
+def test_a_repetition_in_one_record_is_a_duplicate_and_with_other_content_a_conflict() -> None:
+    log = opened()
+    log.append(batch(event("1"), event("1"), event("1", bytes="2")))
+    made = judged(log)
+    assert len(made.settle({})) == 1
+    (fates,) = made.fates.values()
+    assert (fates.counted, fates.duplicate, fates.conflict) == (1, 1, 1)
+    assert [(each.usage.reason, each.usage.index) for each in made.refusals] == [("id_conflict", 2)]
+
+
+def test_repetitions_are_compared_with_what_was_counted_first() -> None:
+    log = opened()
+    log.append(batch(event("1", bytes="2"), event("1")))
+    made = judged(log)
+    first = content_of({"type": "api", "customer": "c1", "time": 1, "properties": {}})
+    assert first != made.claims[0].event.content
+    same_as_second = made._repeats[0][1].event.content
+    assert made.settle({0: same_as_second}) == []
+    (fates,) = made.fates.values()
+    assert (fates.counted, fates.duplicate, fates.conflict) == (0, 1, 1)
+
+
+def test_identity_tells_source_and_id_apart() -> None:
+    assert len({identity_of("a", "bc"), identity_of("ab", "c"), identity_of("", "abc"), identity_of("1", ":a")}) == 4
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=300)
+names = st.one_of(st.sampled_from(["c1", "c2"]), st.text(max_size=3), st.just("x" * 129))
+numbers = st.one_of(
+    st.sampled_from(["0", "1", "-1", "1.5", "1e3", "", "00", "9" * 26, "9" * 27, "0." + "1" * 13]), texts
+)
+anything = st.builds(
+    UsageEvent,
+    id=names,
+    source=names,
+    type=st.sampled_from(["api", "api", "api", "other", ""]),
+    customer=names,
+    time=st.one_of(
+        st.datetimes(timezones=st.just(UTC)), st.integers(-1000, 1000).map(lambda number: NOON + hours(number))
+    ),
+    properties=st.dictionaries(st.sampled_from(["bytes", "region", "user", "kind"]), numbers),
+)
+meters = st.lists(
+    st.builds(
+        Meter,
+        key=st.sampled_from("abc"),
+        event_type=st.just("api"),
+        aggregation=st.sampled_from([Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE, Aggregation.LATEST]),
+        value=st.just("bytes"),
+        dimensions=st.sampled_from([(), ("region",), ("region", "user")]),
+    ),
+    max_size=3,
+    unique_by=lambda meter: meter.key,
+).map(lambda made: [replace(m, value=None) if m.aggregation is Aggregation.COUNT else m for m in made])
+
+
+@settings(max_examples=300)
+@given(anything, meters)
+def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: list[Meter]) -> None:
+    made = control(meters=measured)
+    raw = {
+        "id": each.id,
+        "source": each.source,
+        "type": each.type,
+        "customer": each.customer,
+        "time": (each.time - EPOCH) // timedelta(microseconds=1),
+        "properties": dict(each.properties),
+    }
+
+    def by_the_rules() -> Any:
+        check_event(each, made.bounds, NOON)
+        found = readings(each, made.meters)
+        return [
+            (r.meter, r.dimensions, r.number, r.text) for r in found if r.number is not None or r.text is not None
+        ]
+
+    def quickly() -> Any:
+        from decimal import Decimal
+
+        found = Measuring(made, 0, b"").contributions(raw, (NOON - EPOCH) // timedelta(microseconds=1))
+        return [
+            (c.series.meter, c.series.values, None if c.number is None else Decimal(c.number), c.text) for c in found
+        ]
+
+    def outcome(way: Any) -> Any:
+        try:
+            return way()
+        except Rejected as refused:
+            return (refused.code, refused.field)
+
+    assert outcome(quickly) == outcome(by_the_rules)
+
+
+@settings(max_examples=50)
+@given(st.randoms(use_true_random=False), st.lists(st.integers(0, 20), min_size=1, max_size=60))
+def test_neither_order_nor_repetition_changes_what_is_counted(random: Any, ids: list[int]) -> None:
+    def counted(order: list[int], size: int) -> Any:
+        log = opened()
+        for at in range(0, len(order), size):
+            log.append(batch(*(event(str(number), bytes=str(number)) for number in order[at : at + size])))
+        made = judged(log)
+        claims = made.settle({})
+        (fates,) = made.fates.values()
+        assert fates.received == fates.counted + fates.duplicate == len(order)
+        return sorted((claim.event.identity, tuple(claim.contributions)) for claim in claims)
+
+    shuffled = ids[:]
+    random.shuffle(shuffled)
+    assert counted(sorted(set(ids)), 7) == counted(shuffled, random.randint(1, 10))
+
+
+def test_meters_of_the_tests_cover_every_aggregation() -> None:
+    assert {each.aggregation for each in METERS} == set(Aggregation)
