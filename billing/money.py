@@ -26,8 +26,8 @@ from billing.errors import CurrencyMismatch, Rejected
 EXACT = Context(prec=1000, Emax=10_000, Emin=-10_000, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 """Decimal arithmetic that is exact or raises; use its methods, as in `EXACT.multiply(quantity, price)`."""
 
-ROUNDING = Context(prec=1000, rounding=ROUND_HALF_UP, Emax=10_000, Emin=-10_000)
-"""Room for any amount; rounds half up where it is asked to round."""
+WIDE = Context(prec=1000, rounding=ROUND_HALF_UP, Emax=10_000, Emin=-10_000, traps=[InvalidOperation])
+"""Room for any amount, so that nothing is rounded but what is asked to be: a context for plain operators."""
 
 # Minor units of ISO 4217 (list one, amendment 176). Everything in `_TWO` has two digits after the point.
 _NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
@@ -87,7 +87,7 @@ class Money:
         """
         digits = exponent(currency)
         if isinstance(amount, Decimal):
-            return cls(_minor(amount, digits), currency)
+            return cls(to_minor(amount, digits), currency)
         if not isinstance(amount, int | Fraction):
             raise TypeError(f"money is made of Decimal, Fraction or int, not {type(amount).__name__}")
         return cls(half_up(Fraction(amount) * 10**digits), currency)
@@ -166,12 +166,24 @@ def text(money: Money) -> str:
     return f"{money.major():,f}"
 
 
-def _minor(amount: Decimal, digits: int) -> int:
-    if not amount.is_finite():
-        raise Rejected("not_a_number", f"{amount} is no amount; allowed is a finite decimal", field="amount")
-    if abs(amount.adjusted()) < 400 and len(amount.as_tuple().digits) < 400:
-        return int(EXACT.scaleb(amount, digits).to_integral_value(ROUND_HALF_UP, ROUNDING))
-    return half_up(Fraction(amount) * 10**digits)
+def to_minor(amount: Decimal, digits: int) -> int:
+    """`amount` of major units as a whole number of units with `digits` decimals, half up away from zero.
+
+    Raises:
+        Rejected: it is no finite number.
+    """
+    try:
+        return int(_scale(amount.quantize(_UNITS[digits], ROUND_HALF_UP, WIDE), digits))
+    except InvalidOperation as e:  # no number, or one of more than a thousand digits
+        if not amount.is_finite():
+            raise Rejected("not_a_number", f"{amount} is no amount; allowed is a finite decimal", field="amount") from e
+        return half_up(Fraction(amount) * 10**digits)
+    except ValueError as e:
+        raise Rejected("not_a_number", f"{amount} is no amount; allowed is a finite decimal", field="amount") from e
+
+
+_scale = EXACT.scaleb
+_UNITS = tuple(Decimal(1).scaleb(-digits) for digits in range(5))
 
 
 def _integers(weights: Sequence[int | Decimal | Fraction]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
-from billing.money import EXACT, ROUNDING, half_up
+from billing.money import EXACT, WIDE, half_up
 from billing.price import ZERO, Conversion, ConversionOperation, QuantityRounding
 
 SCALE = 12  # decimals that a quotient keeps if it does not end (SEMANTICS 1)
@@ -21,7 +21,7 @@ def rounded(quantity: Decimal, rounding: QuantityRounding, precision: int = 0) -
     """`quantity` with at most `precision` decimals, unless it is not to be rounded."""
     if rounding is QuantityRounding.NONE:
         return quantity
-    return quantity.quantize(Decimal(1).scaleb(-precision), _MODES[rounding], ROUNDING)
+    return quantity.quantize(Decimal(1).scaleb(-precision), _MODES[rounding], WIDE)
 
 
 def convert(quantity: Decimal, conversion: Conversion) -> Decimal:

@@ -2,87 +2,28 @@
 
     convert -> round -> free units -> tiers or cells -> commitment -> discount -> maximum -> minimum
 
-`pricer` prepares a charge once and rates any number of quantities; `rate` is the same for one. Nothing is rounded
-here: the amount becomes money once, on the invoice line (SEMANTICS 4, 14, 18, 19). A quantity below zero, left by
+`rate` is for one quantity, `rate_all` for a batch. The amount is exact: it becomes money once, on the invoice line
+(SEMANTICS 4, 14, 18, 19). A quantity below zero, left by
 corrections that exceed the usage, costs what zero costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from decimal import Decimal
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from functools import partial
 
 from billing.errors import Rejected
 from billing.metering import Measured
-from billing.money import EXACT, Money
-from billing.price import ZERO, Capacity, Charge, Commitment, Dynamic, Flat, Matrix, Percentage, PriceModel
+from billing.money import EXACT, WIDE, Money, exponent
+from billing.percentage import percentage
+from billing.price import ZERO, Capacity, Charge, Commitment, Dynamic, Flat, Matrix, Percentage, PerUnit, PriceModel
 from billing.quantity import converter
-from billing.tiers import Row, UnitPricer, unit_pricer
+from billing.rated import Adjustment, Row, figure, price_figure
+from billing.rated import Rated as Rated
+from billing.tiers import UnitPricer, unit_pricer
 
 _PERCENT = Decimal("0.01")
-
-
-class Step(NamedTuple):
-    """One part of an amount: a tier, a cell, a fee."""
-
-    label: str
-    """Which tier or cell; empty if there is only one."""
-    quantity: Decimal
-    """Units, packages or blocks, or the amount of which a percentage is taken."""
-    unit: Decimal
-    """Price per unit, or the percentage."""
-    flat: Decimal
-    """Charged once, beside the units."""
-    amount: Decimal
-    """Exact, in major units."""
-    percent: bool = False
-    """Whether `unit` is a percentage of `quantity`."""
-
-
-class Adjustment(NamedTuple):
-    """What a commitment, a discount, a maximum or a minimum changes after the steps."""
-
-    reason: str
-    """For people, such as `up to the minimum of 100.00`."""
-    amount: Decimal
-    """Exact, in major units; negative for a discount."""
-
-
-class Rated(NamedTuple):
-    """What a charge costs, exact, and how that came about."""
-
-    amount: Decimal
-    """In major units, not rounded: the sum of steps and adjustments."""
-    quantity: Decimal
-    """What was priced, after conversion, rounding and free units."""
-    rows: Sequence[Row]
-    """The parts, as plain tuples in the order of a `Step`'s fields."""
-    adjustments: tuple[Adjustment, ...] = ()
-    """What changed the amount after the steps."""
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The parts: tiers, cells or fees."""
-        return tuple(Step(*row) for row in self.rows)
-
-    @property
-    def usage(self) -> Decimal:
-        """The amount before commitment, discount, maximum and minimum."""
-        total = ZERO
-        for row in self.rows:
-            total = EXACT.add(total, row[4])
-        return total
-
-    @property
-    def text(self) -> str:
-        """The arithmetic for people: `1,000 x 12.00 + 407 x 9.50`."""
-        parts = [_step_text(step) for step in self.steps] or ["0"]
-        words = " + ".join(parts)
-        for each in self.adjustments:
-            sign = "-" if each.amount < 0 else "+"
-            words += f" {sign} {price_figure(abs(each.amount))} {each.reason}"
-        return words
 
 
 Pricer = Callable[[Measured], Rated]
@@ -97,7 +38,24 @@ def rate(charge: Charge, measured: Measured, *, final: bool = True) -> Rated:
     Raises:
         Rejected: a combination of dimension values has no price.
     """
-    return pricer(charge, final=final)(measured)
+    with localcontext(WIDE):
+        return _pricer(charge, final)(measured)
+
+
+def rate_all(
+    charge: Charge, quantities: Iterable[Measured], currency: str, *, final: bool = True
+) -> list[tuple[int, Rated]]:
+    """`rate` for many quantities, each with its amount rounded to minor units of `currency`.
+
+    Whatever does not depend on the quantity is computed once, so this is the way for a batch of invoices.
+    """
+    unit, factor = Decimal(1).scaleb(-exponent(currency)), Decimal(10 ** exponent(currency))
+    with localcontext(WIDE):
+        price = _pricer(charge, final)
+        return [
+            (int((rated := price(measured))[0].quantize(unit, ROUND_HALF_UP) * factor), rated)
+            for measured in quantities
+        ]
 
 
 def bill_so_far(charge: Charge, so_far: Measured, billed: Money, *, final: bool) -> Money:
@@ -108,8 +66,8 @@ def bill_so_far(charge: Charge, so_far: Measured, billed: Money, *, final: bool)
     return Money.from_major(rate(charge, so_far, final=final).amount, billed.currency) - billed
 
 
-def pricer(charge: Charge, *, final: bool = True) -> Pricer:
-    """`rate` for one charge and many quantities: whatever does not depend on the quantity is computed once."""
+def _pricer(charge: Charge, final: bool) -> Pricer:
+    """What rates one charge; to be called in the context `WIDE`, in which no sum or product is rounded."""
     match charge.model:
         case Flat(amount=amount):
             price: Pricer = _flat(amount)
@@ -118,7 +76,7 @@ def pricer(charge: Charge, *, final: bool = True) -> Pricer:
         case Capacity() as model:
             price = _capacity(model, _converter(charge))
         case Percentage() as model:
-            price = _percentage(model)
+            price = percentage(model)
         case Dynamic(multiplier=multiplier):
             price = _dynamic(multiplier)
         case model:
@@ -130,21 +88,53 @@ def pricer(charge: Charge, *, final: bool = True) -> Pricer:
 
 def _by_units(charge: Charge, model: PriceModel, final: bool) -> Pricer:
     units = unit_pricer(model, charge.flat_at_zero)
-    single = _committed_to(charge.commitment, units, final) if charge.commitment else _plain(units)
     convert = _converter(charge)
+    if not charge.commitment and not charge.split_by:
+        return _per_unit(model.unit) if isinstance(model, PerUnit) and not convert else _total(units, convert)
+    single = _committed_to(charge.commitment, units, final) if charge.commitment else _plain(units)
     if not charge.split_by:
-        return lambda measured: single(convert(measured.total), "")
+        return lambda measured: single(convert(measured.total) if convert else max(measured.total, ZERO), "")
 
     def price(measured: Measured) -> Rated:
         rows: list[Row] = []
         adjustments: list[Adjustment] = []
         amount = quantity = ZERO
         for values, total in measured.cells:
-            each = single(convert(total), ", ".join(values))
+            each = single(convert(total) if convert else max(total, ZERO), ", ".join(values))
             rows += each.rows
             adjustments += each.adjustments
             amount, quantity = EXACT.add(amount, each.amount), EXACT.add(quantity, each.quantity)
         return Rated(amount, quantity, rows, tuple(adjustments))
+
+    return price
+
+
+def _per_unit(unit: Decimal) -> Pricer:
+    """The commonest case, as short as it can be."""
+    new = tuple.__new__
+
+    def price(measured: Measured) -> Rated:
+        quantity = measured.total
+        if quantity.is_signed():
+            quantity = ZERO
+        amount = quantity * unit
+        return new(Rated, (amount, quantity, (("", quantity, unit, ZERO, amount, False),), ()))
+
+    return price
+
+
+def _total(units: UnitPricer, convert: Callable[[Decimal], Decimal] | None) -> Pricer:
+    """The common case, without a detour: one quantity, one price."""
+    new = tuple.__new__
+
+    def price(measured: Measured) -> Rated:
+        quantity = measured.total
+        if convert:
+            quantity = convert(quantity)
+        elif quantity.is_signed():
+            quantity = ZERO
+        amount, rows = units(quantity)
+        return new(Rated, (amount, quantity, rows, ()))
 
     return price
 
@@ -185,12 +175,15 @@ def _labelled(rows: Sequence[Row], label: str) -> list[Row]:
     return [(f"{label}: {row[0]}" if row[0] else label, *row[1:]) for row in rows]
 
 
-def _converter(charge: Charge) -> Callable[[Decimal], Decimal]:
-    """From the meter's quantity to the priced one: convert, round, free units; never below zero."""
+def _converter(charge: Charge) -> Callable[[Decimal], Decimal] | None:
+    """From the meter's quantity to the priced one: convert, round, free units; None if it is the same.
+
+    Below zero nothing is left to be priced.
+    """
     free, convert = charge.free_units, converter(charge.conversion) if charge.conversion else None
     subtract = EXACT.subtract
     if not convert and not free:
-        return lambda quantity: quantity if quantity > 0 else ZERO
+        return None
 
     def prepare(quantity: Decimal) -> Decimal:
         units = subtract(convert(quantity) if convert else quantity, free)
@@ -204,36 +197,47 @@ def _flat(amount: Decimal) -> Pricer:
     return lambda measured: rated
 
 
-def _matrix(model: Matrix, convert: Callable[[Decimal], Decimal]) -> Pricer:
-    prices = {cell.values: (", ".join(cell.values), cell.unit) for cell in model.cells}
-    add, multiply = EXACT.add, EXACT.multiply
-    default = model.default
+class _Cells(dict[tuple[str, ...], Decimal]):
+    """Unit price per combination of values; one that is not priced costs the default."""
+
+    def __init__(self, model: Matrix) -> None:
+        super().__init__({cell.values: cell.unit for cell in model.cells})
+        self.model = model
+
+    def __missing__(self, values: tuple[str, ...]) -> Decimal:
+        if self.model.default is None:
+            names = ", ".join(f"{d}={v!r}" for d, v in zip(self.model.dimensions, values, strict=False))
+            raise Rejected("unpriced_cell", f"there is no price for {names}; allowed are the priced cells")
+        return self.model.default
+
+    def rows(self, cells: Sequence[tuple[tuple[str, ...], Decimal]], amounts: Sequence[Decimal]) -> list[Row]:
+        """The parts of an amount."""
+        priced = zip(cells, amounts, strict=True)
+        return [
+            (", ".join(values), max(units, ZERO), self[values], ZERO, amount, False)
+            for (values, units), amount in priced
+        ]
+
+
+def _matrix(model: Matrix, convert: Callable[[Decimal], Decimal] | None) -> Pricer:
+    prices = _Cells(model)
 
     def price(measured: Measured) -> Rated:
-        rows: list[Row] = []
-        total = quantity = ZERO
-        for values, measured_units in measured.cells:
-            known = prices.get(values)
-            if known is None:
-                if default is None:
-                    names = ", ".join(f"{d}={v!r}" for d, v in zip(model.dimensions, values, strict=False))
-                    raise Rejected("unpriced_cell", f"there is no price for {names}; allowed are the priced cells")
-                known = (", ".join(values), default)
-            label, unit = known
-            units = convert(measured_units)
-            amount = multiply(units, unit)
-            rows.append((label, units, unit, ZERO, amount, False))
-            total, quantity = add(total, amount), add(quantity, units)
-        return Rated(total, quantity, rows)
+        cells, total = measured.cells, measured.total
+        if convert:
+            cells = tuple([(values, convert(units)) for values, units in cells])
+            total = sum([units for _, units in cells], ZERO)
+        amounts = [ZERO if units.is_signed() else units * prices[values] for values, units in cells]
+        return Rated(sum(amounts, ZERO), total, partial(prices.rows, cells, amounts))
 
     return price
 
 
-def _capacity(model: Capacity, convert: Callable[[Decimal], Decimal]) -> Pricer:
+def _capacity(model: Capacity, convert: Callable[[Decimal], Decimal] | None) -> Pricer:
     tiers = [({limit.value: limit.up_to for limit in tier.limits}, tier.price) for tier in model.tiers]
 
     def price(measured: Measured) -> Rated:
-        peaks = [(values[0], convert(units)) for values, units in measured.cells]
+        peaks = [(values[0], convert(units) if convert else units) for values, units in measured.cells]
         fits = (i for i, (limits, _) in enumerate(tiers) if all(n <= limits.get(value, n) for value, n in peaks))
         i = next(fits, len(tiers) - 1)
         amount = tiers[i][1]
@@ -272,78 +276,3 @@ def _bounded(charge: Charge, price: Pricer, final: bool) -> Pricer:
         return Rated(amount, rated.quantity, rated.rows, tuple(adjustments))
 
     return bounded
-
-
-def _percentage(model: Percentage) -> Pricer:
-    limited = model.minimum is not None or model.maximum is not None
-    free = model.free_amount is not None or model.free_transactions is not None
-
-    def price(measured: Measured) -> Rated:
-        if measured.transactions and (limited or free):
-            return _by_transaction(model, measured.transactions)
-        paid, count = max(measured.total, ZERO), max(measured.events, len(measured.transactions))
-        if model.free_amount is not None:
-            paid = max(EXACT.subtract(paid, model.free_amount), ZERO)
-        if model.free_transactions is not None:
-            count = max(count - model.free_transactions, 0)
-        return _percentage_rated(model, paid, count, ZERO)
-
-    return price
-
-
-def _by_transaction(model: Percentage, transactions: Sequence[Decimal]) -> Rated:
-    """A transaction is free while both allowances last; the one that crosses the free amount pays for the excess."""
-    running = paid = correction = ZERO
-    count = 0
-    for i, amount in enumerate(transactions):
-        running = EXACT.add(running, amount)
-        base = amount
-        if model.free_amount is not None or model.free_transactions is not None:
-            in_count = model.free_transactions is None or i < model.free_transactions
-            excess = running if model.free_amount is None else EXACT.subtract(running, model.free_amount)
-            if in_count and (model.free_amount is None or excess <= 0):
-                continue
-            if in_count:
-                base = min(amount, excess)
-        fee = EXACT.fma(EXACT.multiply(base, model.percent), _PERCENT, model.fixed)
-        clamped = fee if model.minimum is None else max(fee, model.minimum)
-        clamped = clamped if model.maximum is None else min(clamped, model.maximum)
-        paid, count = EXACT.add(paid, base), count + 1
-        correction = EXACT.add(correction, EXACT.subtract(clamped, fee))
-    return _percentage_rated(model, paid, count, correction)
-
-
-def _percentage_rated(model: Percentage, paid: Decimal, count: int, correction: Decimal) -> Rated:
-    share = EXACT.multiply(EXACT.multiply(paid, model.percent), _PERCENT)
-    rows: list[Row] = [("percentage", paid, model.percent, ZERO, share, True)]
-    amount = share
-    if model.fixed:
-        fixed = EXACT.multiply(Decimal(count), model.fixed)
-        rows.append(("transactions", Decimal(count), model.fixed, ZERO, fixed, False))
-        amount = EXACT.add(amount, fixed)
-    if not correction:
-        return Rated(amount, paid, rows)
-    reason = Adjustment("for the least and largest fee per transaction", correction)
-    return Rated(EXACT.add(amount, correction), paid, rows, (reason,))
-
-
-def _step_text(step: Step) -> str:
-    if step.percent:
-        words = f"{figure(step.unit)} % of {figure(step.quantity)}"
-        return f"{words} + {price_figure(step.flat)}" if step.flat else words
-    if not step.unit and (step.flat or not step.quantity):
-        return price_figure(step.flat)
-    words = f"{figure(step.quantity)} x {price_figure(step.unit)}"
-    return f"{words} + {price_figure(step.flat)}" if step.flat else words
-
-
-def figure(number: Decimal) -> str:
-    """A quantity for people: `1,000`, `10.5`, without idle zeros."""
-    words = f"{number:,f}"
-    return words.rstrip("0").rstrip(".") if "." in words else words
-
-
-def price_figure(number: Decimal) -> str:
-    """A price for people: `12.00`, `0.0095`, with two decimals or as many as it needs."""
-    whole, _, decimals = f"{number:,f}".partition(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"

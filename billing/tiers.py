@@ -27,9 +27,8 @@ from billing.price import (
     Tier,
     Volume,
 )
+from billing.rated import Row
 
-Row = tuple[str, Decimal, Decimal, Decimal, Decimal, bool]
-"""label, quantity, price per unit or percent, flat, amount, whether the price is a percentage."""
 Priced = tuple[Decimal, Sequence[Row]]
 UnitPricer = Callable[[Decimal], Priced]
 _PERCENT = Decimal("0.01")

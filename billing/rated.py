@@ -1,0 +1,102 @@
+"""What a charge costs, and the arithmetic that explains it to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from billing.money import EXACT
+from billing.price import ZERO
+
+Row = tuple[str, Decimal, Decimal, Decimal, Decimal, bool]
+"""A step as a plain tuple: label, quantity, price per unit or percent, flat, amount, whether it is a percentage."""
+
+
+class Step(NamedTuple):
+    """One part of an amount: a tier, a cell, a fee."""
+
+    label: str
+    """Which tier or cell; empty if there is only one."""
+    quantity: Decimal
+    """Units, packages or blocks, or the amount of which a percentage is taken."""
+    unit: Decimal
+    """Price per unit, or the percentage."""
+    flat: Decimal
+    """Charged once, beside the units."""
+    amount: Decimal
+    """Exact, in major units."""
+    percent: bool = False
+    """Whether `unit` is a percentage of `quantity`."""
+
+
+class Adjustment(NamedTuple):
+    """What a commitment, a discount, a maximum or a minimum changes after the steps."""
+
+    reason: str
+    """For people, such as `up to the minimum of 100.00`."""
+    amount: Decimal
+    """Exact, in major units; negative for a discount."""
+
+
+class Rated(NamedTuple):
+    """What a charge costs, exact, and how that came about."""
+
+    amount: Decimal
+    """In major units, not rounded: the sum of steps and adjustments."""
+    quantity: Decimal
+    """What was priced, after conversion, rounding and free units."""
+    parts: Sequence[Row] | Callable[[], Sequence[Row]]
+    """The parts as plain tuples, or what lists them: most lines are never explained."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """What changed the amount after the steps."""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The parts, in the order of a `Step`'s fields."""
+        return self.parts() if callable(self.parts) else self.parts
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The parts: tiers, cells or fees."""
+        return tuple(Step(*row) for row in self.rows)
+
+    @property
+    def usage(self) -> Decimal:
+        """The amount before commitment, discount, maximum and minimum."""
+        total = ZERO
+        for row in self.rows:
+            total = EXACT.add(total, row[4])
+        return total
+
+    @property
+    def text(self) -> str:
+        """The arithmetic for people: `1,000 x 12.00 + 407 x 9.50`."""
+        parts = [_step_text(step) for step in self.steps] or ["0"]
+        words = " + ".join(parts)
+        for each in self.adjustments:
+            sign = "-" if each.amount < 0 else "+"
+            words += f" {sign} {price_figure(abs(each.amount))} {each.reason}"
+        return words
+
+
+def _step_text(step: Step) -> str:
+    if step.percent:
+        words = f"{figure(step.unit)} % of {figure(step.quantity)}"
+        return f"{words} + {price_figure(step.flat)}" if step.flat else words
+    if not step.unit and (step.flat or not step.quantity):
+        return price_figure(step.flat)
+    words = f"{figure(step.quantity)} x {price_figure(step.unit)}"
+    return f"{words} + {price_figure(step.flat)}" if step.flat else words
+
+
+def figure(number: Decimal) -> str:
+    """A quantity for people: `1,000`, `10.5`, without idle zeros."""
+    words = f"{number:,f}"
+    return words.rstrip("0").rstrip(".") if "." in words else words
+
+
+def price_figure(number: Decimal) -> str:
+    """A price for people: `12.00`, `0.0095`, with two decimals or as many as it needs."""
+    whole, _, decimals = f"{number:,f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
