@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from billing.errors import CorruptHistory
 from billing.payment import DeclineKind
 from billing.tenant import Policies
 from infra import postgres
+from infra.settings import Settings
 from projections import (
     billing_set,
     entitlements,
@@ -27,7 +29,17 @@ from projections import (
 )
 from projections.generation import Tx
 from schemas.hashing import document_hash
+from tests.projections.conftest import copied
 from tests.projections.history import CALLS, PLAN, START, History, a_quarter
+from tests.stack import Stack
+
+
+@pytest.fixture
+def other(stack: Stack, prepared: Settings) -> Iterator[postgres.Pool]:
+    """Workers of another database."""
+    for settings in copied(stack, prepared):
+        with postgres.worker_pool(settings) as pool:
+            yield pool
 
 
 def project(pool: postgres.Pool, history: History, *, upto: int | None = None, batch: int = 50) -> None:
@@ -134,13 +146,12 @@ def test_a_repeated_delivery_changes_nothing(pool: postgres.Pool) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 1000])
-def test_the_size_of_batches_does_not_matter(pool: postgres.Pool, fresh: Any, batch: int, stack: Any) -> None:
+def test_the_size_of_batches_does_not_matter(pool: postgres.Pool, other: postgres.Pool, batch: int) -> None:
     history = a_quarter()
     project(pool, history)
-    with postgres.worker_pool(stack.fresh()) as other:
-        project(other, history, batch=batch)
-        with postgres.transaction(pool) as one, postgres.transaction(other) as two:
-            assert everything(one) == everything(two)
+    project(other, history, batch=batch)
+    with postgres.transaction(pool) as one, postgres.transaction(other) as two:
+        assert everything(one) == everything(two)
 
 
 def test_a_gap_in_the_sequence_stops_and_leaves_nothing_behind(pool: postgres.Pool) -> None:

@@ -22,6 +22,8 @@ from tests.projections.usage_log import calls, count_log, measure_from_now_on, s
 from tests.stack import Stack
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("topics")
+
 LIMIT = Decimal(1000)
 
 

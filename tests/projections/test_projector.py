@@ -19,6 +19,8 @@ from tests.projections.test_replay import TENANTS, compared
 from tests.stack import Stack
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("topics")
+
 
 def reached(pool: postgres.Pool) -> dict[str, int]:
     with postgres.transaction(pool) as tx:

@@ -17,6 +17,8 @@ from services.replay import Compared, Scratch
 from tests.projections.history import History, a_quarter
 from tests.projections.log import append
 
+pytestmark = pytest.mark.usefixtures("topics")
+
 TENANTS = ("acme", "bolt", "crux")
 
 

@@ -16,6 +16,8 @@ from tests.projections.test_replay import project_log
 from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
 from tests.stack import Stack
 
+pytestmark = pytest.mark.usefixtures("topics")
+
 
 @pytest.fixture
 def billed(fresh: Settings, pool: postgres.Pool) -> Settings:
