@@ -34,7 +34,7 @@ def demo(
         if not keep:
             scene.command("down", quiet=True, codes=(0, 1, 69))
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found)))
+        typer.echo(json.dumps({**dataclasses.asdict(found), "passed": found.passed}))
     else:
         typer.echo(report.text(found))
     if keep:

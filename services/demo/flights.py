@@ -16,9 +16,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from tallybook_sdk import UsageEvent
-
 from infra.errors import Misconfigured
+from tallybook_sdk import UsageEvent
 
 NEW_YORK = ZoneInfo("America/New_York")
 SOURCE = "flights"

@@ -38,7 +38,7 @@ SELECT m.version >= max(b.sequence)
 """
 
 _ACCOUNTS = """
-SELECT i.customer_id, count(*), sum(i.total_minor), coalesce(sum(i.paid_minor), 0)
+SELECT i.customer_id, count(*), sum(i.total_minor)::bigint, coalesce(sum(i.paid_minor), 0)::bigint
   FROM invoices i
  WHERE i.tenant_id = %(tenant)s
  GROUP BY i.customer_id
@@ -70,7 +70,7 @@ class Books:
         return row is not None and row[0] == 0
 
     def metered(self) -> bool:
-        """Whether the newest price book's meters stand in the usage log: what is sent from now on is measured by them."""
+        """Whether the newest meters stand in the usage log: what is sent from now on is measured by them."""
         with self._billing() as tx:
             row = tx.execute(_METERED, {"tenant": self._tenant}).fetchone()
         return row is not None and bool(row[0])
@@ -78,7 +78,8 @@ class Books:
     def accounts(self) -> list[Account]:
         """Every customer with invoices, by id."""
         with self._billing() as tx:
-            return [Account(*map(_plain, row)) for row in tx.execute(_ACCOUNTS, {"tenant": self._tenant})]
+            rows = tx.execute(_ACCOUNTS, {"tenant": self._tenant}).fetchall()
+        return [Account(*row) for row in rows]
 
     def close(self) -> None:
         """Give the connection back."""
@@ -89,8 +90,3 @@ class Books:
         with postgres.transaction(self._pool) as tx:
             generation.enter(tx, "billing")
             yield tx
-
-
-def _plain(value: object) -> object:
-    """Sums of bigint come as Decimal."""
-    return value if isinstance(value, str) else int(value)  # type: ignore[call-overload]

@@ -24,6 +24,8 @@ def text(report: Report) -> str:
     total = sum(account.total_minor for account in report.accounts)
     paid = sum(account.paid_minor for account in report.accounts)
     print(f"\nGrand total of all invoices with tax: {_amount(total)} {CURRENCY}; paid: {_amount(paid)}", file=out)
+    verdict = "every invoice charged once" if report.charged_once else "DIFFERENCES FOUND"
+    print(f"The payment provider's book: {len(report.charges):,} charges; {verdict}", file=out)
     print("\nTHROUGHPUT (this machine, everything on it)", file=out)
     for stage, rate in report.rates:
         print(f"  {stage:46} {rate}", file=out)
@@ -60,8 +62,26 @@ def _amount(minor: int) -> str:
 
 
 def _conservation(reconciliation: dict[str, Any]) -> Iterable[str]:
-    yield str(reconciliation)
+    for tenant in reconciliation["tenants"]:
+        received, counted, billed = (
+            " + ".join(f"{tenant[name]:,} {name}" for name in names)
+            for names in (
+                ("received",),
+                ("counted", "unmatched", "duplicate", "conflict", "rejected"),
+                ("billed", "unbilled", "voided"),
+            )
+        )
+        yield f"{tenant['tenant']}: {received} = {counted}"
+        yield f"{tenant['tenant']}: {tenant['counted']:,} counted = {billed}"
+        yield from tenant["differences"]
+    yield "balanced" if reconciliation["balanced"] else "DIFFERENCES FOUND"
 
 
 def _verdict(verification: dict[str, Any]) -> Iterable[str]:
-    yield str(verification)
+    for name, tables in verification["tables"].items():
+        rows = sum(table["rows"] for table in tables)
+        differing = sum(table["missing"] + table["unexplained"] for table in tables)
+        yield f"{name}: {len(tables)} tables, {rows:,} rows rebuilt from the log, {differing:,} differing"
+    made = verification["invoices"]
+    yield f"invoices rated and issued again from the log: {made['checked']:,}, {made['differing']:,} differing"
+    yield "identical" if verification["identical"] else "DIFFERENCES FOUND"

@@ -79,8 +79,9 @@ class Stage:
         os.kill(before["pid"], signal.SIGKILL)
         started = time.monotonic()
         self.wait(
-            lambda: self._child(process)["pid"] not in (None, before["pid"])
-            and self._child(process)["state"] == "healthy",
+            lambda: (
+                self._child(process)["pid"] not in (None, before["pid"]) and self._child(process)["state"] == "healthy"
+            ),
             within_s=60,
             what=f"{process} to be restarted",
         )

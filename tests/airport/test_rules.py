@@ -66,7 +66,9 @@ AIRSIDE = Plan(
                 )
             ),
         ),
-        Charge(key="aircraft", name="Aircraft", meter="aircraft", model=Package(size=money("10"), price=money("25.00"))),
+        Charge(
+            key="aircraft", name="Aircraft", meter="aircraft", model=Package(size=money("10"), price=money("25.00"))
+        ),
         Charge(
             key="gate",
             name="Gate",
@@ -99,9 +101,7 @@ class Office:
     def __init__(self) -> None:
         self.state = TenantState(TENANT)
         self.flights = independent.flights()
-        self.flights["utc"] = (
-            self.flights["local"].dt.tz_localize("America/New_York").dt.tz_convert("UTC")
-        )
+        self.flights["utc"] = self.flights["local"].dt.tz_localize("America/New_York").dt.tz_convert("UTC")
         self.own = dict(list(self.flights.groupby("carrier")))
         self.invoices: list[InvoiceFinalized] = []
 
