@@ -103,6 +103,10 @@ class Settings(BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = Field(default=0, description="Where a process shows /metrics; 0: nowhere.")
 
+    lease: Duration = Field(
+        default=timedelta(seconds=60),
+        description="How long a worker keeps an invoice job or a payment; longer than two calls of a provider take.",
+    )
     scheduler_interval: Duration = Field(
         default=timedelta(milliseconds=250), description="How often is looked for periods that are over."
     )

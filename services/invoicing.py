@@ -279,11 +279,11 @@ _PLACES: Final = {"poll": "invoicing.after_poll", "commit": "invoicing.after_job
 class _Process:
     """The threads of this process: one reads the log, the others make invoices and are woken by new jobs."""
 
-    def __init__(self, pool: postgres.Pool, commands: CommandClient, stop: threading.Event) -> None:
+    def __init__(self, pool: postgres.Pool, jobs: InvoiceJobs, commands: CommandClient, stop: threading.Event) -> None:
         self._pool = pool
         self._stop = stop
         self._woken = threading.Condition()
-        self._jobs = InvoiceJobs(pool)
+        self._jobs = jobs
         self._commands = commands
         self.failure: BaseException | None = None
 
@@ -333,7 +333,7 @@ def main(settings: Settings) -> int:
     """Make invoices until SIGTERM."""
     stop = on_signals()
     with postgres.worker_pool(settings, size=WORKERS + 2) as pool, CommandClient(settings) as commands:
-        process = _Process(pool, commands, stop)
+        process = _Process(pool, InvoiceJobs(pool, settings.lease), commands, stop)
         work = [process.make_invoices] * WORKERS + [process.show_backlog]
         threads = [threading.Thread(target=each, daemon=True) for each in work]
         for thread in threads:

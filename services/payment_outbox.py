@@ -18,7 +18,7 @@ from billing.payment import DunningExhausted, PaymentAttemptStarted, PaymentDecl
 from infra import postgres
 from projections import generation
 
-LEASE: Final = timedelta(seconds=60)  # longer than a look-up, a charge (20 s each) and a command one after another
+LEASE: Final = timedelta(seconds=60)  # longer than a look-up and a charge (20 s each) and a command (10 s)
 
 WANTED: Final = (
     PaymentDue,

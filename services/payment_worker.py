@@ -306,7 +306,7 @@ def main(settings: Settings) -> int:
     """Collect until SIGTERM; each attempt finishes the call that it is in."""
     stop = on_signals()
     with postgres.worker_pool(settings, size=WORKERS) as pool, CommandClient(settings) as commands:
-        worker = PaymentWorker(PaymentOutbox(pool), commands, gateways(settings), SystemClock())
+        worker = PaymentWorker(PaymentOutbox(pool, settings.lease), commands, gateways(settings), SystemClock())
         slots = _Slots(worker, WORKERS, stop)
         while not stop.is_set():
             try:
