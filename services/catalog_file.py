@@ -192,7 +192,9 @@ def _seller(section: TenantSection | None, found: list[Fault]) -> RegisterTenant
     made = value_of(RegisterTenant, section.model_copy(update={"test_clock": None}))
     refused = _refusals(lambda: tenant.decide(tenant.initial, made), "tenant.")
     found += refused
-    if section.test_clock is None or refused:
+    if refused:
+        return None
+    if section.test_clock is None:
         return made  # type: ignore[no-any-return]
     try:
         clock = to_utc(section.test_clock, section.zone)

@@ -10,6 +10,7 @@ from infra.errors import Misconfigured
 from infra.kafka import KafkaConfig
 from infra.redis_cache import RedisCache
 from infra.settings import Settings
+from infra.shutdown import on_signals
 from services.api.app import create_app
 from services.api.cursors import Cursors
 from services.api.parts import Parts
@@ -54,6 +55,8 @@ def serve(settings: Settings) -> int:
                 server_header=False,
                 timeout_graceful_shutdown=STOP_S,
             )
+            # uvicorn raises the signal again at its end: without a handler of ours the process would die of it.
+            on_signals()
             log.info("api starts", host=settings.api_host, port=settings.api_port)
             uvicorn.Server(config).run()
     finally:
