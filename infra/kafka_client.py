@@ -30,7 +30,12 @@ _FATAL_CONFIG = (
     rd.KafkaError._AUTO_OFFSET_RESET,  # the offset to read from is no more, and guessing another would skip history
 )
 _TOO_LARGE = (rd.KafkaError.MSG_SIZE_TOO_LARGE, rd.KafkaError.RECORD_LIST_TOO_LARGE)
-_FENCED = (rd.KafkaError._FENCED, rd.KafkaError.INVALID_PRODUCER_EPOCH, rd.KafkaError.PRODUCER_FENCED)
+_FENCED = (
+    rd.KafkaError._FENCED,
+    rd.KafkaError.INVALID_PRODUCER_EPOCH,
+    rd.KafkaError.PRODUCER_FENCED,
+    rd.KafkaError.FENCED_INSTANCE_ID,
+)
 
 
 @dataclass(frozen=True, slots=True)

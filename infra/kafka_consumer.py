@@ -8,6 +8,7 @@ from typing import Any
 
 import confluent_kafka as rd
 
+from infra.errors import Conflict
 from infra.kafka_client import KafkaConfig, Position, Record, translated
 
 CONSUMER: Mapping[str, Any] = {
@@ -75,6 +76,7 @@ class Consumer:
 
         Raises:
             Transient, Misconfigured: the cluster said so, after all records before it were returned.
+            Conflict: another process is a member of the group under our name; this consumer is of no use any more.
         """
         if self._failed is not None:
             failure, self._failed = self._failed, None
@@ -93,6 +95,8 @@ class Consumer:
                 self.at_end.add(position)
             elif self._failed is None:
                 self._failed = translated(error, f"reading {position[0]}[{position[1]}]")
+                if error.code() == rd.KafkaError._FATAL:  # another process has our name in the group
+                    self._failed = Conflict(str(self._failed))
         if self._failed is not None and not records:
             return self.poll()
         return records  # and what failed is said by the next call: these were taken off the queue

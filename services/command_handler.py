@@ -17,7 +17,7 @@ from typing import Any, Final
 from billing.errors import CorruptHistory
 from infra import telemetry
 from infra.clock import Clock, SystemClock
-from infra.errors import Transient
+from infra.errors import Conflict, Transient
 from infra.kafka import Consumer, KafkaConfig, Position
 from infra.kafka_transactions import KafkaPartitionLog, KnownMembership
 from infra.settings import Settings
@@ -28,8 +28,8 @@ from services.partition_writer import PartitionWriter
 log = telemetry.logger("services.command_handler")
 
 GROUP: Final = "tallybook-handler"
-CORRUPT: Final = 70
-"""Exit code when the log contradicts itself, or on an unknown crash."""
+STOPPED: Final = 70
+"""Exit code when the log contradicts itself, or another process has this one's name."""
 
 _END: Final = -1  # librdkafka's OFFSET_END: the group's own consumer reads nothing, it only holds the partitions
 _MEMBER: Final[Mapping[str, Any]] = {
@@ -115,6 +115,7 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
     Raises:
         CorruptHistory: the log contradicts itself.
         Misconfigured: a topic is missing, or the cluster refuses this client.
+        Conflict: another process is in the group under the same instance name.
     """
     config = KafkaConfig.of(settings)
     static: dict[str, Any] = {"group.instance.id": settings.instance} if settings.instance else {}
@@ -156,6 +157,9 @@ def main(settings: Settings) -> int:
         serve(settings, stop.is_set, SystemClock())
     except CorruptHistory as e:
         log.critical("the log contradicts itself; nothing can be decided on it", reason=str(e))
-        return CORRUPT
+        return STOPPED
+    except Conflict as e:
+        log.error("another process runs under the same instance name", instance=settings.instance, reason=str(e))
+        return STOPPED
     log.info("stopped")
     return 0

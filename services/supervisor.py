@@ -83,6 +83,8 @@ def plan(settings: Settings, names: frozenset[str]) -> tuple[list[Program], dict
     addresses["api"] = f"http://{settings.api_host}:{api_port}"
     addresses["sandbox"] = settings.sandbox or f"http://127.0.0.1:{sandbox_port}"
     common = {f"{PREFIX}{name.upper()}": value for name, value in addresses.items() if name in Settings.model_fields}
+    if "kafka" not in given:  # nobody else uses this cluster: a restarted process gets its partitions back at once
+        common[f"{PREFIX}INSTANCE"] = settings.instance or "local"
     common |= {f"{PREFIX}API_PORT": str(api_port), f"{PREFIX}SANDBOX_PORT": str(sandbox_port)}
     programs.append(_process(PREPARE, common, stage=_PREPARE_STAGE, once=True))
     listening = {"api": api_port, "sandbox": sandbox_port}
