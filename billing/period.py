@@ -216,7 +216,7 @@ def check_zone(zone: str, field: str = "zone") -> None:
     """
     try:
         ZoneInfo(zone)
-    except (ValueError, OSError) as e:
+    except (KeyError, ValueError, OSError) as e:  # not found is a KeyError
         raise Rejected("unknown_zone", f"{zone[:60]!r} is no IANA zone such as Europe/Berlin", field=field) from e
 
 
