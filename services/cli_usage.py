@@ -1,4 +1,4 @@
-"""`tallybook usage send`: events from a file to Kafka, through the SDK."""
+"""`tallybook usage`: events from a file to Kafka, through the SDK, and the way of one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from infra.errors import Transient
 from infra.settings import Settings
+from services import cli_world
 from services.usage_file import Fault, Format, Line, format_of, read
+from services.usage_trace import trace
 from tallybook_sdk import Delivery, NotDelivered, Unreachable, UsageProducer
 
 SHOWN_MAX = 20
@@ -43,7 +45,7 @@ def register(app: typer.Typer) -> None:
     """Add `usage send`."""
     group = typer.Typer(help="Usage events.", no_args_is_help=True)
     app.add_typer(group, name="usage")
-    group.callback()(lambda: None)  # `send` stays a word of its own while it is the only one
+    group.command()(show)
 
     @group.command()
     def send(
@@ -69,6 +71,35 @@ def register(app: typer.Typer) -> None:
             sent = check(lines) if dry_run else deliver(lines, tenant, source, Settings.from_env(os.environ))
         _report(sent, dry_run, as_json)
         raise typer.Exit(0 if sent.is_complete else REFUSED)
+
+
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    source: Annotated[str, typer.Option(help="Source of the event.")] = "file",
+    tenant: Annotated[str | None, typer.Option(help="Needed if there is more than one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show the way of one event: its place in the log, what it measured, and which invoices bill it."""
+    with cli_world.reading(cli_world.settings()) as tx:
+        found = trace(tx, cli_world.the_tenant(tx, tenant), source, id)
+    if as_json:
+        print(json.dumps(asdict(found), default=str))
+        return
+    print(f"event     {found.source} {found.id}")
+    print(f"customer  {found.customer}, {found.time.isoformat()}")
+    print(
+        f"log       usage.events partition {found.partition}, offset {found.offset}, event {found.index} of its batch"
+    )
+    for each in found.contributions:
+        value = each.text if each.number is None else f"{each.number.normalize():f}"
+        split = ", ".join(f"{name} {value}" for name, value in each.dimensions.items())
+        print(f"meter     {each.meter} + {value}{f' ({split})' if split else ''}")
+    if not found.subscribed:
+        print("billed    never: no subscription covers its time (unmatched)")
+    for bill in found.billed:
+        print(f"billed    {bill.number or bill.invoice_id}{' as late usage' if bill.late else ''}")
+    if found.subscribed and not found.billed:
+        print("billed    not yet")
 
 
 def check(lines: Iterator[Line]) -> Sent:
