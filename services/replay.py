@@ -180,12 +180,13 @@ def compare(tx: postgres.Cursor, scratch: Scratch, live: int, progress: Progress
     """Each table of the live generation against the rebuilt one, row by row, both ways."""
     subject = scratch.subject
     live_schema = generation.schema(subject.name, live)
-    tables = _tables(tx, scratch.schema)
-    if tables != _tables(tx, live_schema):
+    columns = _columns(tx, scratch.schema)
+    if columns != _columns(tx, live_schema):
         raise Conflict(
-            f"{live_schema} has other tables than this version of the program: run `tallybook replay rebuild"
-            f" --set {subject.name} --yes`"
+            f"{live_schema} was made by another version of the program and has other columns: replace it with"
+            f" `tallybook replay rebuild --set {subject.name} --yes`"
         )
+    tables = sorted({table for table, *_ in columns})
     made = []
     for done, table in enumerate(tables):
         progress(f"comparing {table}", done, len(tables))
@@ -217,20 +218,21 @@ def _within(rows: str, schema: str) -> str:
     return re.sub(r"\b(FROM|JOIN)\s+([a-z_]+)", rf"\1 {schema}.\2", rows)
 
 
-def _tables(tx: postgres.Cursor, schema: str) -> list[str]:
-    found = tx.execute(
+def _columns(tx: postgres.Cursor, schema: str) -> list[tuple[str, str, str]]:
+    """(table, column, type) of a generation, in order."""
+    return tx.execute(
         """
-        SELECT c.relname
+        SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          WHERE n.nspname = %s
            AND c.relkind IN ('r', 'p')
            AND NOT c.relispartition
-         ORDER BY c.relname
+         ORDER BY c.relname, a.attnum
         """,
         (schema,),
     ).fetchall()
-    return [name for (name,) in found]
 
 
 def _batches(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:

@@ -14,6 +14,7 @@ from infra.settings import Settings
 from projections import generation
 from services import prepare
 from tests.stack import Stack
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,8 @@ def copied(stack: Stack, prepared: Settings) -> Iterator[Settings]:
     with postgres.connect(stack.settings.postgres, autocommit=True) as owner:
         owner.execute(f"CREATE DATABASE {name} TEMPLATE {_name(prepared)}")
     yield _beside(stack.settings, name).model_copy(update={"topic_prefix": f"{name}.", "data": stack.data / name})
-    postgres.drop_database(stack.settings.postgres, name)
+    # The server notices a little later that the last pool is closed, and the owner may not end others' sessions.
+    eventually(lambda: postgres.drop_database(stack.settings.postgres, name) is None)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +28,8 @@ def billed(fresh: Settings, pool: postgres.Pool) -> Settings:
         measure_from_now_on(fresh, tenant, START)
         used = calls("ann", 1234, START)
         send(fresh, tenant, used)
-        positions = send(fresh, tenant, used[:17])  # duplicates
+        send(fresh, tenant, used[:17])  # duplicates
+        positions = send(fresh, tenant, [replace(used[0], id="odd", type="unheard.of")])  # refused
         history.issue_awaited()
         history.issue(history.close("ann", positions=positions), 1234)
         february = history.state.tenant.clock  # type: ignore[union-attr]
@@ -137,3 +139,17 @@ def test_rebuild_swaps_both_sets_and_everything_is_still_identical(
     count_log(billed, pool)
     assert run(stack, billed, monkeypatch, "verify", "--json") == 0
     assert as_json(capsys.readouterr().out)["identical"] is True
+
+
+def test_a_generation_of_another_version_is_not_compared_but_replaced(
+    stack: Stack,
+    billed: Settings,
+    owner: postgres.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    owner.execute("ALTER TABLE billing_g1.invoices ADD COLUMN added_later text")
+    assert run(stack, billed, monkeypatch, "verify", "--set", "billing") == 1
+    assert "tallybook replay rebuild --set billing --yes" in capsys.readouterr().err
+    assert run(stack, billed, monkeypatch, "rebuild", "--set", "billing", "--yes") == 0
+    assert run(stack, billed, monkeypatch, "verify", "--set", "billing") == 0
