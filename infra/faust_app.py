@@ -1,54 +1,38 @@
-"""Faust, with the three things it lacks for exact results: the one module where its transport is subclassed.
+"""Faust, with what it lacks for exact results: the one module where its transport is subclassed.
 
-1. It reads only what was committed. Faust's own consumer shows aborted records (`_CommittedThread`).
-2. It starts each assignment at *our* stored offsets, whatever the consumer group says (`_Consumer.seek_to_committed`);
-   so acknowledgements that Faust makes too early cost nothing.
-3. No record is passed by in silence. Whatever leaves an agent's body is acknowledged, so nothing may leave it:
-   `apply_or_exit` repeats or ends the process; and `micro_batches` proves that its records follow each other in the
-   log, or ends the process. The supervisor restarts at the stored offsets.
+It reads only what was committed: Faust's own consumer shows aborted records (`_CommittedThread`). And it starts each
+assignment at *our* stored offsets, whatever the consumer group says (`_Consumer.seek_to_committed`); so
+acknowledgements that Faust makes too early cost nothing. Agents read by `micro_batches` and write by `apply_or_exit`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-import random
 import signal
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import faust
+from aiokafka import TopicPartition
 from aiokafka.helpers import create_ssl_context
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 
 from infra import telemetry
 from infra.errors import Conflict, Misconfigured, Transient
-from infra.kafka import KafkaConfig, Position, Record, scan, start_offsets
+from infra.kafka import Position
+from infra.micro_batches import CRASHED as CRASHED
+from infra.micro_batches import Batch as Batch
+from infra.micro_batches import apply_or_exit as apply_or_exit
+from infra.micro_batches import micro_batches as micro_batches
+from infra.micro_batches import plain
 from infra.settings import Settings
 
 log = telemetry.logger("infra.faust_app")
 
 StoredOffsets = Callable[[set[Position]], Mapping[Position, int]]
 """First offset not applied yet, per (topic, partition); one that is missing starts at 0. Called in a thread."""
-
-CRASHED = 70  # exit code: the supervisor starts the process again
-_BATCHES_AHEAD = 3  # read while one is being applied; more only costs memory
-
-
-class Batch(list[Record]):
-    """Records of one partition that follow each other in the log."""
-
-    def __init__(self, records: Sequence[Record], follows: int) -> None:
-        super().__init__(records)
-        self.topic = records[0].topic
-        self.partition = records[0].partition
-        self.follows = follows
-        """The log holds no record from this offset up to the first one here: markers and aborted ones at most."""
 
 
 class App(faust.App):
@@ -129,153 +113,11 @@ async def _run(app: App) -> int:
     os._exit(0)  # not by return: Faust leaves threads behind, and nothing is held that is not stored
 
 
-async def micro_batches(
-    stream: Any, max_records: int = 500, max_wait: float = 0.05, max_bytes: int = 4 * 1024 * 1024
-) -> AsyncIterator[Batch]:
-    """The records of `stream` by partition: as many as came in while the last batch was applied, up to the limits.
-
-    A batch waits `max_wait` seconds for company. Ends the process if a record was passed by.
-    """
-    buffer = _Buffer(max_records, max_bytes)
-    reader = asyncio.ensure_future(_read(stream, buffer))
-    try:
-        while True:
-            await _either(buffer.filled.wait(), reader)
-            if not buffer.is_full() and max_wait:
-                await asyncio.sleep(max_wait)
-            batch = buffer.take()
-            if batch:
-                yield batch
-    finally:
-        reader.cancel()
-
-
-async def apply_or_exit(apply: Callable[[Batch], None], batch: Batch, *, patience_s: float = 60) -> None:
-    """Call `apply(batch)` in a thread until it succeeds. Never raises, or the batch would count as done.
-
-    `Transient` and `Conflict` are repeated for `patience_s`; then, and on anything else, the process ends.
-    """
-    deadline = time.monotonic() + patience_s
-    for attempt in itertools.count():
-        try:
-            await asyncio.to_thread(apply, batch)
-            return
-        except (Transient, Conflict) as error:
-            where = {"topic": batch.topic, "partition": batch.partition, "offset": batch[0].offset}
-            if time.monotonic() > deadline:
-                log.error("batch given up", reason=str(error), **where)
-                os._exit(CRASHED)
-            log.warning("batch repeated", reason=str(error), attempt=attempt, **where)
-            await asyncio.sleep(min(5.0, 0.1 * 2**attempt) * random.uniform(0.5, 1))
-        except Exception:
-            log.exception("batch failed", topic=batch.topic, partition=batch.partition, offset=batch[0].offset)
-            os._exit(CRASHED)
-
-
 def report_lag(app: App, batch: Batch) -> None:
     """Say how many records of the partition of `batch`, just applied, lie after it."""
     end = app.consumer.highwater(TP(app.settings.topic(batch.topic), batch.partition))
     if end is not None:
-        telemetry.LAG.labels(batch.topic, str(batch.partition)).set(max(0, end - batch[-1].offset - 1))
-
-
-class _Buffer:
-    """Records read ahead, by partition."""
-
-    def __init__(self, max_records: int, max_bytes: int) -> None:
-        self.max_records = max_records
-        self.max_bytes = max_bytes
-        self.filled = asyncio.Event()
-        self.has_room = asyncio.Event()
-        self.has_room.set()
-        self._waiting: dict[Position, deque[tuple[Record, int]]] = {}
-        self._records = self._bytes = 0
-
-    def add(self, record: Record, follows: int) -> None:
-        """`follows` as in `Batch`."""
-        self._waiting.setdefault((record.topic, record.partition), deque()).append((record, follows))
-        self._moved(1, len(record.value or b""))
-
-    def forget(self, position: Position) -> None:
-        """Drop what waits of a partition whose reading began anew."""
-        for record, _ in self._waiting.pop(position, ()):
-            self._moved(-1, -len(record.value or b""))
-
-    def is_full(self) -> bool:
-        return self._records >= self.max_records or self._bytes >= self.max_bytes
-
-    def take(self) -> Batch | None:
-        """What waits of the partition that waits longest."""
-        if not self._waiting:
-            return None
-        position = next(iter(self._waiting))
-        waiting = self._waiting.pop(position)
-        follows = waiting[0][1]
-        taken: list[Record] = []
-        size = 0
-        while waiting and len(taken) < self.max_records and (not taken or size < self.max_bytes):
-            record, _ = waiting.popleft()
-            taken.append(record)
-            size += len(record.value or b"")
-        if waiting:
-            self._waiting[position] = waiting  # at the back of the queue
-        self._moved(-len(taken), -size)
-        return Batch(taken, follows)
-
-    def _moved(self, records: int, size: int) -> None:
-        self._records += records
-        self._bytes += size
-        room = self._records < self.max_records * _BATCHES_AHEAD and self._bytes < self.max_bytes * _BATCHES_AHEAD
-        (self.has_room.set if room else self.has_room.clear)()
-        (self.filled.set if self._records else self.filled.clear)()
-
-
-async def _read(stream: Any, buffer: _Buffer) -> None:
-    """Fill `buffer`, with proof for each record that it follows the one before it in the log."""
-    consumer = stream.app.consumer
-    next_offsets: dict[Position, int] = {}
-    async for event in stream.events():
-        message = event.message
-        position = (_plain(stream.app, message.topic), message.partition)
-        offset, seen = message.offset, next_offsets.get(position)
-        next_offsets[position] = offset + 1
-        if seen is None or message.after is None or message.after != seen:
-            # The first record of an assignment: it follows what is stored, or what it is read after.
-            start = consumer.starts.get(position, 0)
-            follows = start if seen is None or offset < seen or offset == start else seen
-            buffer.forget(position) if follows == start else None
-            if offset > follows:
-                await _prove_gap(stream.app.settings, position, follows, offset)
-        else:
-            follows = seen
-        buffer.add(_record(position, message), min(follows, offset))
-        if not buffer.has_room.is_set():
-            await buffer.has_room.wait()
-
-
-async def _prove_gap(settings: Settings, position: Position, follows: int, offset: int) -> None:
-    """Return if the log holds no record of `position` from `follows` up to `offset`; else end the process."""
-    topic, partition = position
-
-    def skipped() -> int | None:
-        config = KafkaConfig.of(settings)
-        kept_from = start_offsets(config, topic, [partition])[partition]
-        if 0 < follows < kept_from:
-            return follows  # retention took records that were never applied
-        batches = scan(config, topic, {partition: max(follows, kept_from)}, {partition: offset})
-        return next((each[0].offset for each in batches), None)
-
-    try:
-        found = await asyncio.to_thread(skipped)
-    except Transient as error:
-        _end("gap in a log could not be looked at", position, offset, reason=str(error))
-    if found is not None:
-        _end("records were passed by", position, offset, first=found)
-
-
-def _end(said: str, position: Position, offset: int, **fields: Any) -> NoReturn:
-    log.error(said, topic=position[0], partition=position[1], offset=offset, **fields)
-    os._exit(CRASHED)
+        telemetry.LAG.labels(batch.topic, str(batch.partition)).set(max(0, end - batch.next_offset))
 
 
 class _CommittedThread(AIOKafkaConsumerThread):
@@ -304,7 +146,7 @@ class _Consumer(Consumer):
     async def seek_to_committed(self) -> Mapping[Any, int]:
         offsets = dict(await super().seek_to_committed())
         sources = {self.app.settings.topic(each) for each in self.app.sources}
-        ours = {(_plain(self.app, tp.topic), tp.partition): tp for tp in self.assignment() if tp.topic in sources}
+        ours = {(plain(self.app, tp.topic), tp.partition): tp for tp in self.assignment() if tp.topic in sources}
         stored = await self._stored(set(ours))
         self.starts = {position: stored.get(position, 0) for position in ours}
         seeks = {tp: self.starts[position] for position, tp in ours.items()}
@@ -313,6 +155,15 @@ class _Consumer(Consumer):
         self._after.clear()
         log.info("reading begins", starts={f"{topic}/{number}": at for (topic, number), at in self.starts.items()})
         return {**offsets, **seeks}
+
+    def stable_end(self, position: Position) -> int | None:
+        """Where the partition ended at the last fetch, up to the first open transaction; None before the first."""
+        tp = TopicPartition(self.app.settings.topic(position[0]), position[1])
+        try:
+            end = self._thread._ensure_consumer().last_stable_offset(tp)
+        except (AssertionError, AttributeError):  # it is being taken away: aiokafka has no other way to say so
+            return None
+        return None if end is None or end < 0 else int(end)
 
     async def _stored(self, positions: set[Position]) -> Mapping[Position, int]:
         """Our offsets. Without them nothing can be read: after half a minute the process ends."""
@@ -332,34 +183,6 @@ class _Consumer(Consumer):
         message.after = self._after.get(tp)  # type: ignore[attr-defined]  # the offset after the record that was fetched before this one
         self._after[tp] = record.offset + 1
         return message
-
-
-async def _either(wanted: Any, worker: asyncio.Future[None]) -> None:
-    """Wait for `wanted`; raise what ended `worker` if that comes first."""
-    waiting = asyncio.ensure_future(wanted)
-    try:
-        await asyncio.wait({waiting, worker}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.done() and not waiting.done():
-            worker.result()
-            raise asyncio.CancelledError  # the stream ended: the app stops
-    finally:
-        waiting.cancel()
-
-
-def _plain(app: App, topic: str) -> str:
-    return topic[len(app.settings.topic_prefix) :]
-
-
-def _record(position: Position, message: Any) -> Record:
-    pairs = list(message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ())
-    named = {name: value or b"" for name, value in pairs}
-    names = [name for name, _ in pairs]
-    repeated = () if len(named) == len(names) else tuple(name for name in named if names.count(name) > 1)
-    appended_at = datetime.fromtimestamp(round(message.timestamp * 1000) // 1000, UTC).replace(
-        microsecond=round(message.timestamp * 1000) % 1000 * 1000
-    )
-    key, value = (None if each is None else bytes(each) for each in (message.key, message.value))
-    return Record(position[0], position[1], message.offset, key, value, named, repeated, appended_at)
 
 
 def _credentials(settings: Settings) -> Any:

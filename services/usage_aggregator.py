@@ -57,7 +57,10 @@ def build(settings: Settings, pool: postgres.Pool, store: UsageStore) -> App:
 
     @app.agent(faust_app.source(app), concurrency=1)
     async def aggregate(stream: Any) -> None:
-        async for batch in faust_app.micro_batches(stream, BATCH_RECORDS_MAX, max_bytes=BATCH_BYTES_MAX):
+        # Ends are told, so that a cut at the end of a partition is passed even if a transaction's marker stands there.
+        async for batch in faust_app.micro_batches(
+            stream, BATCH_RECORDS_MAX, max_bytes=BATCH_BYTES_MAX, tell_ends=True
+        ):
             failpoint("usage.after_poll")
             await faust_app.apply_or_exit(store.apply, batch)
             faust_app.report_lag(app, batch)
@@ -148,25 +151,23 @@ class UsageStore:
     ) -> tuple[_Known, dict[usage.Series, int], Judged] | None:
         number = generation.enter(tx, usage.SET, self._into, writes=True)
         stored = generation.checkpoints(tx, usage.SET, number, usage.TOPIC).get(batch.partition, 0)
-        records = [each for each in batch if each.offset >= stored]
-        if not records:
+        if batch.next_offset <= stored:
             return None
         if stored < batch.follows:
             raise RecordsMissing(f"{usage.TOPIC}/{batch.partition} stands at {stored}; next came {batch.follows}")
         # The checkpoint first: a worker that lost the partition waits here, and neither writes nor sends.
-        next_offset = records[-1].offset + 1
-        generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, next_offset)
+        generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, batch.next_offset)
         known = self._known.get(batch.partition)
         if known is None or (known.generation, known.next_offset) != (number, stored):
             known = _Known(number, stored, _controls(tx, batch.partition))
-        judged = judge(records, known.controls, self._placed)
+        judged = judge([each for each in batch if each.offset >= stored], known.controls, self._placed)
         counted = judged.settle(usage.claim(tx, [each.event for each in judged.claims]))
         failpoint("usage.after_copy")
         if self._publish is not None and judged.refusals:
             self._publish(judged.refusals)
         series = self._write(tx, number, batch.partition, judged, counted)
         failpoint("usage.before_commit")
-        return _Known(number, next_offset, known.controls | judged.controls), series, judged
+        return _Known(number, batch.next_offset, known.controls | judged.controls), series, judged
 
     def _write(
         self, tx: postgres.Cursor, number: int, partition: int, judged: Judged, counted: Sequence[Claim]

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 
 from infra import faust_app
-from infra.faust_app import Batch, _Buffer
+from infra.faust_app import Batch
 from infra.kafka import KafkaConfig, Producer, Record, TransactionalProducer, end_offsets
+from infra.micro_batches import _Buffer
 from infra.settings import Settings
 from tests.stack import Stack
 from tests.usage.making import NOON
@@ -25,6 +27,7 @@ TOPIC = "billing.events"
 _READER = """
 import asyncio, json, os, sys
 from infra import faust_app, telemetry
+from infra.errors import Transient
 from infra.settings import Settings
 
 start, out, failing = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -38,7 +41,7 @@ passes = []
 def apply(batch):
     passes.append(batch)
     if failing == "transient" and len(passes) == 1:
-        raise faust_app.Transient("once")
+        raise Transient("once")
     if failing == "bug":
         raise ValueError("always")
     with open(out, "a") as file:
@@ -142,8 +145,6 @@ def test_a_bug_ends_the_process_and_passes_nothing_by(stack: Stack, written: Set
 
 def test_a_record_without_a_value_is_a_record(stack: Stack, tmp_path: Path) -> None:
     settings = stack.fresh(billing_partitions=1, usage_partitions=1)
-    import confluent_kafka
-
     config = KafkaConfig.of(settings)
     raw = confluent_kafka.Producer(config.client())
     raw.produce(config.named(TOPIC), None, b"t", partition=0)

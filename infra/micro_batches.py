@@ -1,0 +1,256 @@
+"""Faust's stream as micro-batches of one partition each, with proof that no record was passed by.
+
+Whatever leaves an agent's body is acknowledged by Faust, so nothing may leave it: `apply_or_exit` repeats or ends the
+process. And `micro_batches` proves that its records follow each other in the log, or ends the process. The supervisor
+restarts it at the stored offsets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from infra import telemetry
+from infra.errors import Conflict, Transient
+from infra.kafka import KafkaConfig, Position, Record, scan, start_offsets
+from infra.settings import Settings
+
+log = telemetry.logger("infra.micro_batches")
+
+CRASHED = 70  # exit code: the supervisor starts the process again
+_LOOK_S = 0.5  # how often the ends of idle partitions are looked at
+_BATCHES_AHEAD = 3  # read while one is being applied; more only costs memory
+
+
+class Batch(list[Record]):
+    """Records of one partition that follow each other in the log; none where the log holds only what nobody reads."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        follows: int,
+        *,
+        position: Position | None = None,
+        next_offset: int | None = None,
+    ) -> None:
+        """`position` and `next_offset` are needed where there are no records to tell them."""
+        super().__init__(records)
+        self.topic, self.partition = position or (records[0].topic, records[0].partition)
+        self.follows = follows
+        """The log holds no record from this offset up to the first one here: markers and aborted ones at most."""
+        self.next_offset = records[-1].offset + 1 if next_offset is None else next_offset
+        """Where to go on. Without records: the log holds none from `follows` up to here."""
+
+
+async def micro_batches(
+    stream: Any,
+    max_records: int = 500,
+    max_wait: float = 0.05,
+    max_bytes: int = 4 * 1024 * 1024,
+    *,
+    tell_ends: bool = False,
+) -> AsyncIterator[Batch]:
+    """The records of `stream` by partition: as many as came in while the last batch was applied, up to the limits.
+
+    A batch waits `max_wait` seconds for company. `tell_ends`: where a partition ends with what nobody reads (the marker
+    of a transaction, aborted records), a batch without records says so. Ends the process if a record was passed by.
+    """
+    buffer = _Buffer(max_records, max_bytes)
+    reader = asyncio.ensure_future(_read(stream, buffer))
+    look_at = time.monotonic() + _LOOK_S
+    try:
+        while True:
+            await _either(buffer.filled.wait(), reader, timeout_s=_LOOK_S)
+            if tell_ends and time.monotonic() >= look_at:
+                for passed in await _unread_ends(stream.app, buffer):
+                    yield passed
+                look_at = time.monotonic() + _LOOK_S
+            if not buffer.is_full() and max_wait:
+                await asyncio.sleep(max_wait)
+            batch = buffer.take()
+            if batch:
+                yield batch
+    finally:
+        reader.cancel()
+
+
+async def apply_or_exit(apply: Callable[[Batch], None], batch: Batch, *, patience_s: float = 60) -> None:
+    """Call `apply(batch)` in a thread until it succeeds. Never raises, or the batch would count as done.
+
+    `Transient` and `Conflict` are repeated for `patience_s`; then, and on anything else, the process ends.
+    """
+    deadline = time.monotonic() + patience_s
+    for attempt in itertools.count():
+        try:
+            await asyncio.to_thread(apply, batch)
+            return
+        except (Transient, Conflict) as error:
+            where = {"topic": batch.topic, "partition": batch.partition, "offset": batch.follows}
+            if time.monotonic() > deadline:
+                log.error("batch given up", reason=str(error), **where)
+                os._exit(CRASHED)
+            log.warning("batch repeated", reason=str(error), attempt=attempt, **where)
+            await asyncio.sleep(min(5.0, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+        except Exception:
+            log.exception("batch failed", topic=batch.topic, partition=batch.partition, offset=batch.follows)
+            os._exit(CRASHED)
+
+
+class _Buffer:
+    """Records read ahead, by partition."""
+
+    def __init__(self, max_records: int, max_bytes: int) -> None:
+        self.max_records = max_records
+        self.max_bytes = max_bytes
+        self.filled = asyncio.Event()
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.next_offsets: dict[Position, int] = {}
+        """Of each partition that was read from, where to go on."""
+        self._waiting: dict[Position, deque[tuple[Record, int]]] = {}
+        self._records = self._bytes = 0
+
+    def add(self, record: Record, follows: int) -> None:
+        """`follows` as in `Batch`."""
+        position = (record.topic, record.partition)
+        self.next_offsets[position] = record.offset + 1
+        self._waiting.setdefault(position, deque()).append((record, follows))
+        self._moved(1, len(record.value or b""))
+
+    def forget(self, position: Position) -> None:
+        """Drop what waits of a partition whose reading began anew."""
+        for record, _ in self._waiting.pop(position, ()):
+            self._moved(-1, -len(record.value or b""))
+
+    def holds(self, position: Position) -> bool:
+        """Whether records of that partition wait."""
+        return position in self._waiting
+
+    def is_full(self) -> bool:
+        return self._records >= self.max_records or self._bytes >= self.max_bytes
+
+    def take(self) -> Batch | None:
+        """What waits of the partition that waits longest."""
+        if not self._waiting:
+            return None
+        position = next(iter(self._waiting))
+        waiting = self._waiting.pop(position)
+        follows = waiting[0][1]
+        taken: list[Record] = []
+        size = 0
+        while waiting and len(taken) < self.max_records and (not taken or size < self.max_bytes):
+            record, _ = waiting.popleft()
+            taken.append(record)
+            size += len(record.value or b"")
+        if waiting:
+            self._waiting[position] = waiting  # at the back of the queue
+        self._moved(-len(taken), -size)
+        return Batch(taken, follows)
+
+    def _moved(self, records: int, size: int) -> None:
+        self._records += records
+        self._bytes += size
+        room = self._records < self.max_records * _BATCHES_AHEAD and self._bytes < self.max_bytes * _BATCHES_AHEAD
+        (self.has_room.set if room else self.has_room.clear)()
+        (self.filled.set if self._records else self.filled.clear)()
+
+
+async def _read(stream: Any, buffer: _Buffer) -> None:
+    """Fill `buffer`, with proof for each record that it follows the one before it in the log."""
+    consumer = stream.app.consumer
+    async for event in stream.events():
+        message = event.message
+        position = (plain(stream.app, message.topic), message.partition)
+        offset, seen = message.offset, buffer.next_offsets.get(position)
+        if seen is None or message.after is None or message.after != seen:
+            # The first record of an assignment: it follows what is stored, or what it is read after.
+            start = consumer.starts.get(position, 0)
+            follows = start if seen is None or offset < seen or offset == start else seen
+            buffer.forget(position) if follows == start else None
+            if offset > follows:
+                await _prove_gap(stream.app.settings, position, follows, offset)
+        else:
+            follows = seen
+        buffer.add(_record(position, message), min(follows, offset))
+        if not buffer.has_room.is_set():
+            await buffer.has_room.wait()
+
+
+async def _unread_ends(app: Any, buffer: _Buffer) -> list[Batch]:
+    """For each partition that ends with what nobody reads: a batch that says so."""
+    ends = []
+    for position, start in list(app.consumer.starts.items()):
+        follows = buffer.next_offsets.get(position, start)
+        end = app.consumer.stable_end(position)
+        if end is None or end <= follows or buffer.holds(position):
+            continue
+        with contextlib.suppress(Transient):
+            first = await asyncio.to_thread(_first_record, app.settings, position, follows, end)
+            # A record there is on its way to us. And one may have come in while the log was looked at.
+            if first is None and not buffer.holds(position) and buffer.next_offsets.get(position, start) == follows:
+                buffer.next_offsets[position] = end
+                ends.append(Batch([], follows, position=position, next_offset=end))
+    return ends
+
+
+async def _prove_gap(settings: Settings, position: Position, follows: int, offset: int) -> None:
+    """Return if the log holds no record of `position` from `follows` up to `offset`; else end the process."""
+    try:
+        found = await asyncio.to_thread(_first_record, settings, position, follows, offset)
+    except Transient as error:
+        _end("gap in a log could not be looked at", position, offset, reason=str(error))
+    if found is not None:
+        _end("records were passed by", position, offset, first=found)
+
+
+def _first_record(settings: Settings, position: Position, start: int, end: int) -> int | None:
+    """Offset of the first committed record from `start` up to `end`; of one that retention took, `start`."""
+    config = KafkaConfig.of(settings)
+    topic, partition = position
+    kept_from = start_offsets(config, topic, [partition])[partition]
+    if 0 < start < kept_from:
+        return start
+    batches = scan(config, topic, {partition: max(start, kept_from)}, {partition: end})
+    return next((each[0].offset for each in batches), None)
+
+
+def _end(said: str, position: Position, offset: int, **fields: Any) -> NoReturn:
+    log.error(said, topic=position[0], partition=position[1], offset=offset, **fields)
+    os._exit(CRASHED)
+
+
+async def _either(wanted: Any, worker: asyncio.Future[None], *, timeout_s: float) -> None:
+    """Wait for `wanted`, but not for long; raise what ended `worker` if that comes first."""
+    waiting = asyncio.ensure_future(wanted)
+    try:
+        await asyncio.wait({waiting, worker}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done() and not waiting.done():
+            worker.result()
+            raise asyncio.CancelledError  # the stream ended: the app stops
+    finally:
+        waiting.cancel()
+
+
+def plain(app: Any, topic: str) -> str:
+    """The name of `topic` without the cluster's prefix."""
+    return topic[len(app.settings.topic_prefix) :]
+
+
+def _record(position: Position, message: Any) -> Record:
+    pairs = list(message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ())
+    named = {name: value or b"" for name, value in pairs}
+    names = [name for name, _ in pairs]
+    repeated = () if len(named) == len(names) else tuple(name for name in named if names.count(name) > 1)
+    appended_at = datetime.fromtimestamp(round(message.timestamp * 1000) // 1000, UTC).replace(
+        microsecond=round(message.timestamp * 1000) % 1000 * 1000
+    )
+    key, value = (None if each is None else bytes(each) for each in (message.key, message.value))
+    return Record(position[0], position[1], message.offset, key, value, named, repeated, appended_at)
