@@ -28,6 +28,8 @@ MODULES = {
     "config": "services.cli_config",
     "schemas": "services.cli_schemas",
     "catalog": "services.cli_catalog",
+    "price": "services.cli_price",
+    "scenario": "services.cli_scenario",
     "usage": "services.cli_usage",
     "customers": "services.cli_customers",
     "subscriptions": "services.cli_subscriptions",

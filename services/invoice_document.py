@@ -10,12 +10,15 @@ from decimal import Decimal
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from billing.invoice import InvoiceLine
+from billing.invoice import InvoiceFinalized, InvoiceLine
 from billing.money import Money
 from billing.period import Period
-from services.read_models import Amount, IssuedInvoice, PaymentRow
+
+if TYPE_CHECKING:  # scenarios print invoices without a database
+    from services.read_models import Amount, IssuedInvoice, PaymentRow
 
 WIDTH = 88
 _AMOUNT = 14
@@ -37,15 +40,16 @@ def as_text(issued: IssuedInvoice) -> str:
         "-" * WIDTH,
     ]
     for line in document.lines:
-        rows += _line(line, zone)
+        rows += line_text(line, zone)
     rows.append(" " * (WIDTH - _AMOUNT) + "-" * _AMOUNT)
-    rows += [_sum(label, amount) for label, amount in sums(issued)]
+    rows += [sum_text(label, amount) for label, amount in sums(document)]
     rows.append("-" * WIDTH)
     rows += [f"  {each}" for each in payment_story(issued, zone)]
     return "\n".join(rows) + "\n"
 
 
-def _line(line: InvoiceLine, zone: ZoneInfo) -> list[str]:
+def line_text(line: InvoiceLine, zone: ZoneInfo) -> list[str]:
+    """A line and the arithmetic below it."""
     rated = line.rated
     quantity = f"{rated.quantity.normalize():,f}" if rated.quantity is not None else ""
     what = f"  {rated.description}"
@@ -56,7 +60,8 @@ def _line(line: InvoiceLine, zone: ZoneInfo) -> list[str]:
     return made
 
 
-def _sum(label: str, amount: Money) -> str:
+def sum_text(label: str, amount: Money) -> str:
+    """A sum below the lines."""
     return f"{label:>{WIDTH - _AMOUNT - 2}}  {money(amount):>{_AMOUNT}}"
 
 
@@ -75,9 +80,8 @@ def payer(issued: IssuedInvoice) -> str:
     return f"{name} ({id})" if name else str(id)
 
 
-def sums(issued: IssuedInvoice) -> list[tuple[str, Money]]:
+def sums(document: InvoiceFinalized) -> list[tuple[str, Money]]:
     """What stands below the lines, from the subtotal to what is due."""
-    document = issued.document
     made = [("Subtotal", document.subtotal)]
     made += [(f"Coupon {each.coupon}", -each.amount) for each in document.discounts]
     for each in document.taxes:
@@ -101,7 +105,7 @@ def payment_story(issued: IssuedInvoice, zone: ZoneInfo) -> list[str]:
         return ["nothing was due"] if not row.amount_due.minor else ["paid"]
     told = []
     for each in payment.attempts:
-        said = f"attempt {each.attempt}  {each.provider:<8} {each.state}"
+        said = f"attempt {each.attempt} at {each.provider} {each.state}"
         if each.decline_code:
             said += f": {each.decline_code}"
         if each.answered_at:
@@ -157,7 +161,6 @@ def as_html(issued: IssuedInvoice) -> str:
     """The invoice as one page of HTML that needs nothing else, made for paper and screen."""
     document, zone = issued.document, ZoneInfo(issued.zone)
     facts = {
-        "Invoice": document.number,
         "Issued": day(document.issued_at, zone),
         "Due": day(document.due_at, zone),
         "Service period": span(Period(issued.row.period_start, issued.row.period_end), zone),
@@ -176,7 +179,7 @@ def as_html(issued: IssuedInvoice) -> str:
         total=escape(f"{money(total)} {total.currency}"),
         facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
         lines="".join(_html_line(line, zone) for line in document.lines),
-        sums="".join(_html_sum(label, amount) for label, amount in sums(issued)),
+        sums="".join(_html_sum(label, amount) for label, amount in sums(document)),
         payment="".join(f"<li>{escape(each)}</li>" for each in payment_story(issued, zone)),
         version=escape(f"{document.run.plan}, price book {document.run.price_book_version}"),
         zone=escape(issued.zone),

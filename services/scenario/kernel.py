@@ -1,0 +1,282 @@
+"""Plays a scenario against the deciders, in memory: one tenant whose clock stops at whatever falls due.
+
+Every step that the timeline asks for, or that time itself brings, is kept (`Played.steps`), so that the running system
+can be given exactly the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from billing.customer import Active as Buyer
+from billing.customer import CreateCustomer, RedeemCoupon
+from billing.decision import TenantState, chain, facts, record
+from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
+from billing.errors import Rejected
+from billing.ids import CustomerId, SubscriptionId, TenantId
+from billing.invoice import InvoiceFinalized, IssueInvoice
+from billing.invoicing import BillingRun, lines, needs
+from billing.metering import UsageEvent
+from billing.payment import RecordManualPayment
+from billing.price import Percentage
+from billing.subscription import (
+    ActivateSubscription,
+    Active,
+    CancelSubscription,
+    CloseBillingPeriod,
+    CreateSubscription,
+    Ended,
+    Scheduled,
+    SubscriptionCanceled,
+)
+from billing.tenant import AdvanceClock, Registered, grace
+from services.scenario.golden import Outcome, Refusal, Span
+from services.scenario.statements import Cancel, Clock, Pay, Publish, Redeem, Statement, Subscribe, Use
+from services.scenario.text import Scenario
+from services.scenario.usage import UsageLog
+
+TENANT = TenantId("scenario")
+INVOICES_MAX = 1_000  # nobody reads more of them
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A command of the timeline; `line` tells it from all others."""
+
+    line: int
+    command: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """Usage of the timeline, with so many of each event alike."""
+
+    events: tuple[UsageEvent, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """The clock moves on; what is due by then is billed before the next step."""
+
+    to: datetime
+
+
+Step = Send | Arrive | Advance
+
+
+@dataclass(slots=True)
+class Played:
+    """What a scenario came to, and the steps that led there."""
+
+    outcome: Outcome
+    steps: list[Step] = field(default_factory=list)
+
+
+def play(scenario: Scenario) -> Played:
+    """Play the whole timeline.
+
+    Raises:
+        Rejected: catalogue or tenant are refused, or usage cannot be rated.
+    """
+    office = _Office(scenario)
+    for statement in scenario.timeline:
+        office.advance(statement.at)
+        office.obey(statement)
+    return Played(office.outcome(), office.steps)
+
+
+class _Office:
+    """One tenant: everything that scheduler, command handler and invoicing do for it."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        assert scenario.tenant.test_clock is not None
+        self._scenario = scenario
+        self._state = TenantState(TENANT)
+        self._now = scenario.tenant.test_clock
+        self._usage = UsageLog(scenario.tenant.bounds)
+        self._invoices: list[InvoiceFinalized] = []
+        self._refusals: list[Refusal] = []
+        self._ends: dict[SubscriptionId, datetime] = {}
+        self.steps: list[Step] = []
+        self._ask(0, scenario.tenant)
+        self._ask(0, scenario.price_book)
+
+    def advance(self, to: datetime) -> None:
+        """Let the clock stop wherever something is due on the way to `to`."""
+        while (stop := self._next_stop(to)) is not None:
+            self._set_clock(stop)
+        if to > self._now:
+            self._set_clock(to)
+
+    def obey(self, statement: Statement) -> None:
+        """Do what a line of the timeline says; a refusal is part of the story."""
+        line, verb = statement.line, statement.verb
+        try:
+            match verb:
+                case Subscribe(customer=customer):
+                    if CustomerId(customer) not in self._state.customers:
+                        self._ask(line, CreateCustomer(customer_id=CustomerId(customer)))
+                    self._ask(line, _subscription(verb))
+                case Redeem(customer=customer, coupon=coupon):
+                    self._ask(line, RedeemCoupon(customer_id=CustomerId(customer), coupon=coupon))
+                case Cancel(subscription=subscription, at_period_end=at_period_end):
+                    named = SubscriptionId(subscription)
+                    self._ask(line, CancelSubscription(subscription_id=named, at_period_end=at_period_end))
+                case Publish():
+                    self._ask(line, self._scenario.newer[line])
+                case Pay(number=number):
+                    self._ask(line, self._payment(number, line))
+                case Use():
+                    self._arrive(verb, line)
+                case Clock():
+                    pass
+        except Rejected as e:
+            self._refusals.append(Refusal(statement.at, statement.text, e.code, e.detail))
+        self._work()
+
+    def outcome(self) -> Outcome:
+        """What came of it all so far."""
+        credit = [
+            (str(customer), amount)
+            for customer, buyer in sorted(self._state.customers.items())
+            if isinstance(buyer, Buyer)
+            for _, amount in sorted(buyer.credit.items())
+        ]
+        return Outcome(
+            zone=self._scenario.tenant.zone,
+            invoices=self._invoices,
+            refusals=self._refusals,
+            credit=[each for each in credit if each[1].minor],
+            received=self._usage.received,
+            counted=self._usage.counted,
+            duplicates=self._usage.duplicates,
+            refused=[(each.id, each.refused.code, each.refused.detail) for each in self._usage.refused],
+            spans=self._spans(),
+        )
+
+    def _spans(self) -> list[Span]:
+        made = []
+        for key, state in self._state.subscriptions.items():
+            assert isinstance(state, Scheduled | Active | Ended)
+            made.append(Span(state.terms.customer_id, state.terms.starts_at, self._ends.get(key)))
+        return made
+
+    def _set_clock(self, to: datetime) -> None:
+        self._now = to
+        self.steps.append(Advance(to))
+        self._decide(AdvanceClock(to=to))
+        self._work()
+
+    def _ask(self, line: int, command: Any) -> None:
+        """A command of the timeline. Also kept if it is refused: the system must refuse it, too."""
+        self.steps.append(Send(line, command))
+        self._decide(command)
+
+    def _decide(self, command: Any) -> list[EventEnvelope]:
+        meta = CommandMeta(
+            command_id="scenario",
+            tenant=TENANT,
+            idempotency_key=str(self._state.sequence),
+            actor="scenario",
+            correlation_id="scenario",
+            sent_at=self._now,
+        )
+        decided = facts(self._state, command, self._now)
+        chained = chain(self._state, decided, CommandEnvelope(meta, command), b"", self._now, _place)
+        record(self._state, chained)
+        made = [each.envelope for each in chained]
+        for each in made:
+            if isinstance(each.event, InvoiceFinalized):
+                self._invoices.append(each.event)
+            elif isinstance(each.event, SubscriptionCanceled):
+                self._ends[each.event.subscription_id] = each.event.ends_at
+            for meter in getattr(each.event, "meters", ()):
+                self._usage.meters[meter.key] = meter
+        return made
+
+    def _arrive(self, use: Use, line: int) -> None:
+        made = []
+        for number, properties in enumerate(use.each, 1):
+            id = use.id or (f"{line}" if len(use.each) == 1 else f"{line}.{number}")
+            assert use.at is not None
+            made.append(
+                UsageEvent(
+                    id=id, source=use.source, type=use.type, customer=use.customer, time=use.at, properties=properties
+                )
+            )
+            self._usage.append(made[-1], use.count, self._now)
+        self.steps.append(Arrive(tuple(made), use.count))
+
+    def _payment(self, number: str, line: int) -> RecordManualPayment:
+        for each in self._invoices:
+            if each.number == number:
+                return RecordManualPayment(invoice_id=each.invoice_id, reference=f"line {line}")
+        raise Rejected("unknown_invoice", f"there is no invoice {number!r} by now", field="number")
+
+    def _due(self) -> list[tuple[datetime, SubscriptionId]]:
+        """When each subscription needs something, the earliest first."""
+        assert isinstance(self._state.tenant, Registered)
+        late = grace(self._state.tenant)
+        made = []
+        for key, state in self._state.subscriptions.items():
+            if isinstance(state, Scheduled):
+                made.append((state.terms.starts_at, key))
+            elif isinstance(state, Active):
+                made.append((state.boundary + late, key))
+        return sorted(made)
+
+    def _next_stop(self, to: datetime) -> datetime | None:
+        return next((at for at, _ in self._due() if self._now < at < to), None)
+
+    def _work(self) -> None:
+        """What scheduler and invoicing do until nothing is due."""
+        while True:
+            due = next((key for at, key in self._due() if at <= self._now), None)
+            if due is None:
+                return
+            if len(self._invoices) >= INVOICES_MAX:
+                raise Rejected("too_long", f"more than {INVOICES_MAX:,} invoices; is a date mistyped?")
+            for made in self._decide(self._command(due)):
+                run = getattr(made.event, "run", None)
+                if isinstance(run, BillingRun):
+                    self._issue(run)
+
+    def _command(self, key: SubscriptionId) -> ActivateSubscription | CloseBillingPeriod:
+        state = self._state.subscriptions[key]
+        if isinstance(state, Active):
+            return CloseBillingPeriod(subscription_id=key, period_end=state.boundary, positions=self._usage.positions)
+        return ActivateSubscription(subscription_id=key)
+
+    def _issue(self, run: BillingRun) -> None:
+        books = {book.version: book for book in self._state.catalog.books}
+        until = run.cut.positions
+        late = [each for each in run.late if self._usage.has_late(run.customer_id, each.span.period, each.since, until)]
+        one_by_one = {
+            charge.meter
+            for book in books.values()
+            for plan in book.plans
+            for charge in plan.charges
+            if isinstance(charge.model, Percentage)
+        }
+        quantities = {
+            need: self._usage.measure(run.customer_id, need, need.meter.key in one_by_one)
+            for need in needs(run, books, late)
+        }
+        self._decide(IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities)))
+
+
+def _subscription(verb: Subscribe) -> CreateSubscription:
+    return CreateSubscription(
+        subscription_id=SubscriptionId(verb.subscription),
+        customer_id=CustomerId(verb.customer),
+        plan=verb.plan,
+        starts_at=verb.starts_at,
+    )
+
+
+def _place(envelope: EventEnvelope) -> bytes:
+    """Stands in for the hash of an event's Avro body: nobody reads this chain but the state itself."""
+    return envelope.meta.sequence.to_bytes(32, "big")

@@ -1,0 +1,293 @@
+"""One line of a timeline: a local time, a verb and what it is about.
+
+2026-02-01        subscribe  acme pro                            as ID, from TIME
+2026-02-10        usage      acme api.call x 12,000 region=eu    id=ID, source=SOURCE, at TIME, user=u[1..25]
+2026-02-10 09:30  redeem     acme WELCOME
+2026-02-15        cancel     acme at once                        at once | at period end
+2026-03-01        publish    newer.yaml                          or the sections, indented below
+2026-03-02        pay        000001
+2026-04-01        clock
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.shapes import Fault
+
+EVENTS_MAX = 100_000  # of one line
+_COMMENT = re.compile(r"\s#.*")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
+_TIME = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
+_COUNT = re.compile(r"\d{1,3}(,\d{3})+\Z|\d+\Z", re.ASCII)
+_RANGE = re.compile(r"(?P<before>.*)\[(?P<first>\d{1,9})\.\.(?P<last>\d{1,9})\](?P<after>.*)\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Put a customer, who is created if need be, on a plan."""
+
+    customer: str
+    plan: str
+    subscription: str
+    """The customer's id unless named."""
+    starts_at: datetime | None = None
+    """Local; None for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Usage that arrives now. Each of `each` is one event's properties."""
+
+    customer: str
+    type: str
+    each: tuple[dict[str, str], ...]
+    count: int = 1
+    """How many events alike."""
+    at: datetime | None = None
+    """Local time of the usage itself; None for now."""
+    id: str = ""
+    """Identity; empty for one of its own."""
+    source: str = "scenario"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a subscription."""
+
+    subscription: str
+    at_period_end: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Redeem:
+    """Give a customer a coupon's discount."""
+
+    customer: str
+    coupon: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the next version of the price book."""
+
+    file: str
+    """Empty: the sections stand below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """An invoice was paid outside."""
+
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Let time pass; whatever falls due by then happens."""
+
+
+Verb = Subscribe | Use | Cancel | Redeem | Publish | Pay | Clock
+
+
+@dataclass(slots=True)
+class Statement:
+    """A line of the timeline."""
+
+    line: int
+    at: datetime
+    """Local, or with the offset that was written."""
+    verb: Verb
+    text: str
+    """The line after its time, for reports."""
+    block: bytes = b""
+    """Sections that stand indented below, with the file's own line numbers."""
+
+
+class Unclear(Exception):
+    """The line says nothing that we understand; `fault` says where."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class _Words:
+    """The words of a line, taken one after the other."""
+
+    verb: str
+    left: list[str] = field(default_factory=list)
+
+    def take(self, name: str) -> str:
+        """The next word.
+
+        Raises:
+            Unclear: there is none.
+        """
+        if not self.left:
+            raise Unclear(Fault("missing_field", f"write it as: {_USAGE[self.verb]}", f"{self.verb}.{name}"))
+        return self.left.pop(0)
+
+    def after(self, word: str) -> bool:
+        """Whether the next word is `word`, which is taken."""
+        if self.left and self.left[0] == word:
+            self.left.pop(0)
+            return True
+        return False
+
+    def time(self, name: str) -> datetime:
+        """The next one or two words as a time."""
+        return when(self.left, f"{self.verb}.{name}")
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self.left:
+            detail = f"what is {self.left[0]!r}? write it as: {_USAGE[self.verb]}"
+            raise Unclear(Fault("unexpected", detail, self.verb))
+
+
+def parse(line: int, text: str) -> Statement:
+    """What a line of the timeline says.
+
+    Raises:
+        Unclear: naming the field and what is allowed.
+    """
+    try:
+        words = shlex.split(_COMMENT.sub("", text))
+    except ValueError as e:
+        raise Unclear(Fault("malformed", f"{e}".lower(), "")) from e
+    at = when(words, "time")
+    if not words:
+        raise Unclear(Fault("missing_field", f"after the time stands one of {', '.join(_VERBS)}", "verb"))
+    verb = words.pop(0)
+    if verb not in _VERBS:
+        near = difflib.get_close_matches(verb, _VERBS, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(_VERBS)}"
+        raise Unclear(Fault("unknown_verb", f"there is no {verb!r}; {meant}", "verb"))
+    said = " ".join((verb, *words))
+    taken = _Words(verb, words)
+    made = _VERBS[verb](taken)
+    taken.end()
+    return Statement(line, at, made, said)
+
+
+def when(words: list[str], name: str) -> datetime:
+    """The time that `words` begin with, a date and maybe a time of day, which are taken.
+
+    Raises:
+        Unclear: they do not begin with a time.
+    """
+    example = "a date is needed here, such as 2026-02-01 or 2026-02-01 09:30"
+    if not words or not _DATE.match(words[0]):
+        raise Unclear(Fault("invalid_time", example, name))
+    text = words.pop(0)
+    if words and _TIME.match(words[0]):
+        text += f"T{words.pop(0)}"
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as e:
+        raise Unclear(Fault("invalid_time", f"{text}: {e}", name)) from e
+
+
+def _subscribe(words: _Words) -> Subscribe:
+    customer, plan = words.take("customer"), words.take("plan")
+    subscription, starts_at = customer, None
+    while words.left:
+        if words.after("as"):
+            subscription = words.take("as")
+        elif words.after("from"):
+            starts_at = words.time("from")
+        else:
+            break
+    return Subscribe(customer, plan, subscription, starts_at)
+
+
+def _use(words: _Words) -> Use:
+    customer, type = words.take("customer"), words.take("type")
+    count, at = 1, None
+    properties: dict[str, str] = {}
+    while words.left:
+        if words.after("x"):
+            count = _count(words.take("x"))
+        elif words.after("at"):
+            at = words.time("at")
+        elif "=" in words.left[0]:
+            name, _, value = words.left.pop(0).partition("=")
+            if name in properties:
+                raise Unclear(Fault("duplicate", "it stands there twice", f"usage.{name}"))
+            properties[name] = value
+        else:
+            break
+    id, source = properties.pop("id", ""), properties.pop("source", "scenario")
+    each = _spread(properties)
+    if id and (count > 1 or len(each) > 1):
+        raise Unclear(Fault("unexpected", "an id names one event; leave it out for many", "usage.id"))
+    if count * len(each) > EVENTS_MAX:
+        raise Unclear(Fault("out_of_range", f"allowed are up to {EVENTS_MAX:,} events on a line", "usage.x"))
+    return Use(customer, type, each, count, at, id, source)
+
+
+def _spread(properties: dict[str, str]) -> tuple[dict[str, str], ...]:
+    """The properties of each event: `user=u[1..25]` makes twenty-five of them."""
+    ranged = {name: match for name, value in properties.items() if (match := _RANGE.match(value))}
+    if not ranged:
+        return (properties,)
+    if len(ranged) > 1:
+        raise Unclear(Fault("unexpected", "only one property may count up", f"usage.{list(ranged)[1]}"))
+    ((name, match),) = ranged.items()
+    first, last = int(match["first"]), int(match["last"])
+    if not first <= last < first + EVENTS_MAX:
+        detail = f"[{first}..{last}] counts up, over {EVENTS_MAX:,} at most"
+        raise Unclear(Fault("out_of_range", detail, f"usage.{name}"))
+    return tuple(
+        {**properties, name: f"{match['before']}{number}{match['after']}"} for number in range(first, last + 1)
+    )
+
+
+def _count(text: str) -> int:
+    if not _COUNT.match(text) or not 0 < (count := int(text.replace(",", ""))) <= EVENTS_MAX:
+        detail = f"{text[:20]!r}: allowed is a whole number up to {EVENTS_MAX:,}, such as 12,000"
+        raise Unclear(Fault("out_of_range", detail, "usage.x"))
+    return count
+
+
+def _cancel(words: _Words) -> Cancel:
+    subscription = words.take("subscription")
+    if not words.after("at"):
+        return Cancel(subscription)
+    if words.after("once"):
+        return Cancel(subscription, at_period_end=False)
+    if words.left[:2] == ["period", "end"]:
+        del words.left[:2]
+        return Cancel(subscription)
+    raise Unclear(Fault("unexpected", f"write it as: {_USAGE['cancel']}", "cancel.at"))
+
+
+def _publish(words: _Words) -> Publish:
+    return Publish(words.left.pop(0) if words.left else "")
+
+
+_VERBS: dict[str, Callable[[_Words], Verb]] = {
+    "subscribe": _subscribe,
+    "usage": _use,
+    "cancel": _cancel,
+    "redeem": lambda words: Redeem(words.take("customer"), words.take("coupon")),
+    "publish": _publish,
+    "pay": lambda words: Pay(words.take("number")),
+    "clock": lambda words: Clock(),
+}
+_USAGE = {
+    "subscribe": "subscribe CUSTOMER PLAN [as ID] [from TIME]",
+    "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
+    "cancel": "cancel SUBSCRIPTION [at once | at period end]",
+    "redeem": "redeem CUSTOMER COUPON",
+    "publish": "publish [FILE], or the catalogue's sections indented below",
+    "pay": "pay INVOICE-NUMBER",
+    "clock": "clock",
+}
