@@ -43,7 +43,7 @@ def show(tenant: Tenant = None, as_json: AsJson = False) -> None:
 
 
 def advance(
-    to: Annotated[str, typer.Option("--to", help="ISO 8601; without offset it is local to the tenant's zone.")],
+    to: Annotated[str, typer.Option("--to", help="ISO 8601; without offset, local to the tenant's zone.")],
     tenant: Tenant = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until everything that falls due by then is billed.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Longest wait, in seconds.")] = 600,

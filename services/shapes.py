@@ -39,6 +39,7 @@ DIGITS_MAX = 26
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)\Z", re.IGNORECASE)
 _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -251,8 +252,10 @@ def instant(value: object) -> datetime:
 
 
 def local_time(value: object) -> datetime:
-    """`value`, ISO 8601 text: naive for a local time, aware if it has an offset (for an hour that comes twice)."""
-    parsed = _parsed(value, "2026-02-01 00:00")
+    """`value`, ISO 8601 text: naive for a local time (a day alone is its midnight), aware if it has an offset."""
+    if isinstance(value, str) and _DAY.match(value):
+        value = f"{value} 00:00"
+    parsed = _parsed(value, "2026-02-01 or 2026-02-01 00:00")
     _in_range(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
     return parsed
 

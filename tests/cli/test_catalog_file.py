@@ -204,6 +204,11 @@ def test_a_local_time_is_one_instant() -> None:
     assert to_utc(noon, "America/New_York") == datetime(2013, 3, 10, 16, tzinfo=UTC)
 
 
+def test_a_day_alone_is_its_local_midnight() -> None:
+    [subscription] = read(GOOD.replace("2013-02-14 00:00", "2013-02-14").encode()).subscriptions
+    assert subscription.starts_at == datetime(2013, 2, 14)  # noqa: DTZ001
+
+
 def test_an_hour_that_comes_twice_is_told_apart_by_its_offset() -> None:
     text = GOOD.replace("2013-02-14 00:00", "2013-11-03T01:30:00-05:00")
     [subscription] = read(text.encode()).subscriptions
