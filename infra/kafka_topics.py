@@ -83,14 +83,18 @@ def check_topics(config: KafkaConfig, wanted: TopicSettings, timeout_s: float = 
 
 
 def end_offsets(
-    config: KafkaConfig, topic: str, partitions: Sequence[int], isolation: str = "read_committed"
+    config: KafkaConfig,
+    topic: str,
+    partitions: Sequence[int],
+    isolation: str = "read_committed",
+    timeout_s: float = _TIMEOUT_S,
 ) -> dict[int, int]:
     """Per partition the offset that the next record gets; under `read_committed`, of the first open transaction.
 
     Raises:
         Transient: the cluster does not answer.
     """
-    return _offsets(config, topic, partitions, _admin.OffsetSpec.latest(), isolation)
+    return _offsets(config, topic, partitions, _admin.OffsetSpec.latest(), isolation, timeout_s)
 
 
 def start_offsets(config: KafkaConfig, topic: str, partitions: Sequence[int]) -> dict[int, int]:
@@ -172,13 +176,20 @@ def scan(
 _SCAN = {"queued.min.messages": 1_000_000, "fetch.message.max.bytes": 4_194_304}
 
 
-def _offsets(config: KafkaConfig, topic: str, partitions: Sequence[int], which: Any, isolation: str) -> dict[int, int]:
+def _offsets(
+    config: KafkaConfig,
+    topic: str,
+    partitions: Sequence[int],
+    which: Any,
+    isolation: str,
+    timeout_s: float = _TIMEOUT_S,
+) -> dict[int, int]:
     asked = {rd.TopicPartition(config.named(topic), each): which for each in partitions}
     if not asked:
         return {}
     admin = AdminClient(config.client())  # held until the answers are there: they never come to one that is gone
     try:
-        answers = admin.list_offsets(asked, isolation_level=_ISOLATION[isolation], request_timeout=_TIMEOUT_S)
+        answers = admin.list_offsets(asked, isolation_level=_ISOLATION[isolation], request_timeout=timeout_s)
         return {each.partition: future.result().offset for each, future in answers.items()}
     except rd.KafkaException as e:
         raise translated(e, f"asking where {topic} ends") from e

@@ -105,6 +105,7 @@ class CommandClient:
             Transient: no result within `timeout` seconds: the outcome is unknown, repeat with the same key.
         """
         envelope = self._envelope(tenant, command, key, actor, correlation_id, causation_id)
+        self.listen(timeout)  # before it is appended, or the result could pass unseen
         result: CommandResult = _within(
             self._ask(envelope, traceparent), timeout, "no result in time", self._forget(envelope)
         )
@@ -146,7 +147,7 @@ class CommandClient:
         """As `request`, without holding the event loop."""
         envelope = self._envelope(tenant, command, key, actor, correlation_id, causation_id)
         if not self._listening:
-            await asyncio.to_thread(self.listen)
+            await asyncio.to_thread(self.listen, timeout)
         forget = self._forget(envelope)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._ask(envelope, traceparent)), timeout)
@@ -155,7 +156,7 @@ class CommandClient:
         finally:
             forget()
 
-    def listen(self) -> None:
+    def listen(self, timeout_s: float = REQUEST_S) -> None:
         """Take the position on the results: what is sent from now on is answered. `request` does it if need be.
 
         Raises:
@@ -165,7 +166,11 @@ class CommandClient:
             if self._listening:
                 return
             consumer = Consumer(self._config, f"results-{uuid4().hex}", **_LISTENER)
-            consumer.assign(self._ends())
+            try:
+                consumer.assign(self._ends(timeout_s))
+            except BaseException:
+                consumer.close()
+                raise
             self._start(lambda: self._listen(consumer), "results")
             self._listening = True
 
@@ -204,7 +209,7 @@ class CommandClient:
         return CommandEnvelope(meta, command)
 
     def _ask(self, envelope: CommandEnvelope, traceparent: str | None) -> Future[CommandResult]:
-        self.listen()  # before it is appended, or the result could pass unseen
+        assert self._listening
         result: Future[CommandResult] = Future()
         with self._lock:
             self._waiting[envelope.meta.command_id] = result
@@ -265,8 +270,8 @@ class CommandClient:
 
         return forget
 
-    def _ends(self) -> dict[tuple[str, int], int]:
-        ends = end_offsets(self._config, RESULTS, range(self._partitions))
+    def _ends(self, timeout_s: float = REQUEST_S) -> dict[tuple[str, int], int]:
+        ends = end_offsets(self._config, RESULTS, range(self._partitions), timeout_s=timeout_s)
         return {(RESULTS, partition): offset for partition, offset in ends.items()}
 
     def _start(self, work: Callable[[], None], name: str) -> None:
