@@ -127,6 +127,7 @@ class CommandClient:
         Whoever stops waiting cancels it. Its error is `Transient` (the outcome is unknown); otherwise as `request`.
         """
         envelope = self._envelope(tenant, command, key, actor, correlation_id, causation_id)
+        self.listen()  # before it is appended, or the result could pass unseen
         result = self._ask(envelope, traceparent)
         forget = self._forget(envelope)
         result.add_done_callback(lambda _: forget())
