@@ -1,0 +1,115 @@
+"""The conservation count: it balances when all is well, and names what is missing when it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from infra import postgres
+from infra.settings import Settings
+from projections import generation, usage
+from services.reconcile import Reconciliation, TenantCount, reconcile
+from tests.projections import log
+from tests.projections.history import START, History
+from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
+from tests.stack import Stack
+
+IN_JANUARY = START + timedelta(days=3)
+BEFORE = START - timedelta(days=3)
+IN_FEBRUARY = START + timedelta(days=40)
+
+
+class Books:
+    """A quarter of one tenant: usage billed, unbilled, late, before the subscription, and sent twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pool = postgres.worker_pool(settings)
+        past = History("acme").register().subscribe("ann")
+        measure_from_now_on(settings, "acme", START)
+        send(settings, "acme", calls("ann", 10, IN_JANUARY))
+        send(settings, "acme", calls("ann", 4, IN_JANUARY))  # the same ids again
+        send(settings, "acme", calls("ann", 3, BEFORE))
+        cut = send(settings, "acme", calls("stranger", 2, IN_JANUARY))
+        past.issue_awaited()
+        january = past.close("ann", positions=cut)
+        past.issue(january, 10)
+        send(settings, "acme", calls("ann", 5, IN_JANUARY, prefix="late-"))
+        send(settings, "acme", calls("ann", 6, IN_FEBRUARY))
+        log.append(settings, past.events)
+        count_log(settings, self.pool)
+        self.past = past
+        self.appended = len(past.events)
+
+    def count(self) -> TenantCount:
+        (found,) = self.report().tenants
+        return found
+
+    def report(self) -> Reconciliation:
+        return reconcile(self.settings)
+
+    def tamper(self, statement: str) -> None:
+        with postgres.transaction(self.pool) as tx:
+            generation.enter(tx, usage.SET)
+            assert tx.execute(statement).rowcount > 0
+
+
+@pytest.fixture
+def books(stack: Stack) -> Iterator[Books]:
+    made = Books(stack.fresh(usage_partitions=2, billing_partitions=1))
+    yield made
+    made.pool.close()
+
+
+def test_every_event_is_accounted_for(books: Books) -> None:
+    assert books.count() == TenantCount(
+        tenant="acme", received=30, counted=21, unmatched=5, duplicate=4, billed=10, unbilled=11
+    )
+    # The next invoice bills the late ones with its cut.
+    end = send(books.settings, "acme", calls("ann", 1, IN_FEBRUARY, prefix="more-"))
+    run = books.past.close("ann", positions=end)
+    issued = books.past.issue(run, 7)
+    log.append(books.settings, books.past.events[books.appended :])
+    count_log(books.settings, books.pool)
+    assert issued.run.late
+    assert books.count() == TenantCount(
+        tenant="acme", received=31, counted=22, unmatched=5, duplicate=4, billed=22, unbilled=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM usage_identity WHERE batch_index = 0 AND customer_id = 'ann'", "received, and accounted for"),
+        ("UPDATE usage_fate SET received = received + 1, counted = counted + 1", "received, and received by"),
+        ("UPDATE usage_fate SET duplicate = duplicate - 1, counted = counted + 1", "counted once, and counted by"),
+        ("DELETE FROM usage_value WHERE batch_index = 1", "values, and values in hourly windows"),
+        ("UPDATE usage_window SET events = events + 1", "values, and values in hourly windows"),
+    ],
+)
+def test_what_is_missing_is_named(books: Books, statement: str, said: str) -> None:
+    books.tamper(statement)
+    assert any(each.startswith(said) for each in books.count().differences)
+
+
+def test_the_command_prints_a_table_and_tells_by_its_exit_code(books: Books, stack: Stack) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "services.cli", "reconcile", *arguments]
+        env = stack.environment(books.settings)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "balanced" in done.stdout
+    assert "acme" in done.stdout
+    books.tamper("UPDATE usage_fate SET rejected = rejected + 1, received = received + 1")
+    done = run("--json", "--tenant", "acme")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert told["balanced"] is False
+    assert told["tenants"][0]["received"] == 30
