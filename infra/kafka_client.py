@@ -16,7 +16,11 @@ from infra.settings import Settings
 Position = tuple[str, int]
 """A topic and one of its partitions."""
 
-_EVERY_CLIENT: Mapping[str, Any] = {"allow.auto.create.topics": False, "log.connection.close": False}
+_EVERY_CLIENT: Mapping[str, Any] = {
+    "allow.auto.create.topics": False,
+    "log.connection.close": False,
+    "log_level": 5,  # librdkafka writes to stderr; what it says below `notice` concerns nobody
+}
 _FATAL_CONFIG = (
     rd.KafkaError._AUTHENTICATION,
     rd.KafkaError.SASL_AUTHENTICATION_FAILED,
