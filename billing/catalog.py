@@ -209,6 +209,13 @@ def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
             )
         if charge.dimensions and meters[charge.meter].aggregation is Aggregation.LATEST:
             raise Rejected("not_additive", "a latest value has no cells to price", field=f"{where}.model.dimensions")
+        fewer = charge.dimensions and set(charge.dimensions) != set(meters[charge.meter].dimensions)
+        if fewer and meters[charge.meter].aggregation not in (Aggregation.COUNT, Aggregation.SUM):
+            raise Rejected(
+                "not_additive",
+                f"only counts and sums add up over the other dimensions of meter {charge.meter!r}; name all of them",
+                field=f"{where}.model.dimensions",
+            )
     _unique([each.feature for each in plan.entitlements], f"{path}.entitlements", "feature")
     for index, entitlement in enumerate(plan.entitlements):
         _check_entitlement(entitlement, meters, f"{path}.entitlements[{index}]")

@@ -20,6 +20,7 @@ from billing.money import Money
 from billing.period import Period
 from billing.price import Charge
 from billing.proration import fraction
+from billing.quantity import regrouped
 from billing.rating import Rated, rate
 from billing.tax import TaxRate
 
@@ -222,7 +223,8 @@ def arrears_lines(
             if not charge.in_advance:
                 made.append(_fee_line(charge, span, plan.currency))
             continue
-        quantity = measured(Need(meters[charge.meter], span.period, positions))
+        meter = meters[charge.meter]
+        quantity = regrouped(measured(Need(meter, span.period, positions)), meter.dimensions, charge.dimensions)
         rated = rate(charge, quantity)
         exact += Fraction(rated.amount)
         made.append(_usage_line(charge, span, quantity, rated, plan.currency))

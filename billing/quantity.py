@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
+from billing.metering import Measured
 from billing.money import EXACT, WIDE, half_up
 from billing.price import ZERO, Conversion, ConversionOperation, QuantityRounding
 
@@ -47,6 +49,21 @@ def after_free_units(quantity: Decimal, free: Decimal, already: Decimal = ZERO) 
     """What is left to be priced of `quantity` if the `already` measured units took free ones before."""
     left = max(EXACT.subtract(free, already), ZERO)
     return max(EXACT.subtract(quantity, left), ZERO)
+
+
+def regrouped(measured: Measured, have: Sequence[str], want: Sequence[str]) -> Measured:
+    """`measured`, split by the dimensions `have`, split by `want` instead: some of them, in any order.
+
+    Only what adds up (a count, a sum) can be split by fewer dimensions.
+    """
+    if tuple(have) == tuple(want) or not want:
+        return measured
+    places = [have.index(name) for name in want]
+    cells: dict[tuple[str, ...], Decimal] = {}
+    for values, units in measured.cells:
+        key = tuple(values[place] for place in places)
+        cells[key] = EXACT.add(cells.get(key, ZERO), units)
+    return replace(measured, cells=tuple(sorted(cells.items())))
 
 
 def _ending(number: Fraction) -> Decimal | None:

@@ -40,7 +40,7 @@ from billing.price import (
     Tier,
     Volume,
 )
-from billing.quantity import after_free_units, convert
+from billing.quantity import after_free_units, convert, regrouped
 from billing.rating import bill_so_far, rate, rate_all
 from billing.tiers import graduated_between
 
@@ -150,6 +150,15 @@ def test_cells_cost_their_own_price_and_others_the_default() -> None:
         ("LGA", D(2)),
     ]
     assert rated.text == "5 x 3.10 + 3 x 4.25 + 2 x 1.00"
+
+
+def test_a_price_by_some_of_the_meters_dimensions_adds_up_the_others() -> None:
+    measured = Measured(D(6), ((("us", "big"), D(1)), (("us", "small"), D(2)), (("eu", "big"), D(3))))
+    by_size = regrouped(measured, ("region", "size"), ("size",))
+    assert by_size.cells == ((("big",), D(4)), (("small",), D(2)))
+    turned = regrouped(measured, ("region", "size"), ("size", "region"))
+    assert turned.cells[0] == (("big", "eu"), D(3))
+    assert regrouped(measured, ("region", "size"), ()) is measured
 
 
 def test_a_combination_without_price_is_refused_by_name() -> None:
