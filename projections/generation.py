@@ -283,6 +283,14 @@ def existing(tx: Tx, projection_set: str) -> list[int]:
     return sorted(int(match["number"]) for match in found if match and match["set"] == projection_set)
 
 
+def analyze(tx: Tx, projection_set: str, generation: int) -> None:
+    """Let the planner know what the tables of `generation` hold; needs the owner's role."""
+    name = schema(projection_set, generation)
+    tables = tx.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (name,)).fetchall()
+    for (table,) in tables:
+        tx.execute(f'ANALYZE {name}."{table}"')
+
+
 def drop(tx: Tx, projection_set: str, generation: int) -> None:
     """Remove a generation that is not the current one, with its checkpoints.
 

@@ -137,6 +137,9 @@ class Scratch:
             # Without the lock first, so that writers wait only for what came in meanwhile.
             live = generation.checkpoints(tx, self.subject.name, self._live(tx), self._topic)
         self.catch_up(live)
+        # Fresh tables have no statistics yet: reads of them would be planned as if they were empty.
+        with _owner(self._settings) as tx:
+            generation.analyze(tx, self.subject.name, self.number)
         with postgres.transaction(self._pool) as tx:
             number = generation.lock(tx, self.subject.name)
             self.catch_up(generation.checkpoints(tx, self.subject.name, number, self._topic))

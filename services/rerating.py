@@ -58,6 +58,7 @@ def rerate(
     tenants: dict[str, decision.TenantState] = {}
     starts = dict.fromkeys(billing, 0)
     done, total = 0, sum(billing.values())
+    progress("rating invoices again", done, total)
     for records in kafka.scan(KafkaConfig.of(settings), billing_set.TOPIC, starts, billing):
         for record in records:
             event = decode_event(record.value)
@@ -67,7 +68,7 @@ def rerate(
                 _check(tx, state, event, usage, found)
             state.apply(event, hash_of_stored(record.value or b""))
             done += 1
-        progress("rating invoices again", done, total)
+            progress("rating invoices again", done, total)
     return found
 
 
