@@ -6,7 +6,8 @@ can be given exactly the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -148,7 +149,7 @@ class _Office:
         return Outcome(
             zone=self._scenario.tenant.zone,
             invoices=self._invoices,
-            refusals=self._refusals,
+            refusals=[unnamed(each, self._invoices) for each in self._refusals],
             credit=[each for each in credit if each[1].minor],
             received=self._usage.received,
             counted=self._usage.counted,
@@ -266,6 +267,14 @@ class _Office:
             for need in needs(run, books, late)
         }
         self._decide(IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities)))
+
+
+def unnamed(refusal: Refusal, invoices: Sequence[InvoiceFinalized]) -> Refusal:
+    """The refusal with numbers of invoices instead of their ids, which differ from tenant to tenant."""
+    detail = refusal.detail
+    for each in invoices:
+        detail = detail.replace(each.invoice_id, each.number)
+    return replace(refusal, detail=detail)
 
 
 def _subscription(verb: Subscribe) -> CreateSubscription:
