@@ -15,6 +15,7 @@ from typing import Any
 from billing.envelope import EventEnvelope
 from schemas.codec import body_of, event_body
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _EXACT = Context(prec=100)  # more digits than the log takes: no two values become one
 
 
@@ -34,7 +35,7 @@ def document_hash(document: Any) -> bytes:
 
 
 def _digest(canonical: Mapping[str, Any]) -> bytes:
-    return sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return sha256(_JSON.encode(canonical).encode()).digest()
 
 
 def event_hash(envelope: EventEnvelope) -> bytes:

@@ -10,6 +10,7 @@ drives the same code.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -23,6 +24,7 @@ from services.command_decider import Answer, PartitionDecider, Spoiled
 from services.quarantine import Output
 
 log = logger("services.partition_writer")
+_DETAILS = logging.getLogger("services.partition_writer")
 
 BATCH_MAX: Final = 500  # commands in one transaction: its fixed cost is spread, and it stays far below its timeout
 POLL_S: Final = 0.25
@@ -204,5 +206,5 @@ def _report(record: Record, answer: Answer) -> None:
         )  # fmt: skip
     elif answer.outcome == "rejected":
         log.info("command rejected", tenant=answer.tenant, code=answer.code, offset=record.offset)
-    else:
+    elif _DETAILS.isEnabledFor(logging.DEBUG):  # asked first: building the line costs as much as the decision
         log.debug("command answered", tenant=answer.tenant, outcome=answer.outcome, offset=record.offset)
