@@ -21,7 +21,7 @@ from billing.ids import CustomerId, SubscriptionId
 from billing.subscription import CreateSubscription
 from services.catalog_file import CatalogFile, NamedCustomer, NamedSubscription, to_utc
 from services.customer_profile import Profile
-from services.read_models import SubscriptionRow
+from services.read_rows import SubscriptionRow
 from services.shapes import plain
 
 CREATED, CHANGED, UNCHANGED = "created", "changed", "unchanged"

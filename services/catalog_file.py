@@ -30,8 +30,9 @@ from billing.errors import Rejected
 from billing.metering import Meter
 from billing.tax import TaxRate
 from billing.tenant import Policies, RegisterTenant, UsageBounds
+from services.exact_values import Identifier, LocalTime, Name, Text
 from services.positioned_yaml import Document, Unreadable, load
-from services.shapes import Fault, Identifier, LocalTime, Name, StrictModel, Text, faults, model_of, value_of
+from services.shapes import Fault, StrictModel, faults, model_of, value_of
 
 TaxSection = model_of(TaxRate)
 BoundsSection = model_of(UsageBounds)

@@ -19,7 +19,7 @@ from services.catalog_apply import Change, World
 from services.catalog_file import BadCatalog, CatalogFile, read
 from services.commands import CommandClient
 from services.customer_profile import Profile
-from services.read_models import SubscriptionRow
+from services.read_rows import SubscriptionRow
 
 REFUSED = 1
 

@@ -18,9 +18,10 @@ from billing.tenant import AdvanceClock
 from infra.errors import Transient
 from infra.postgres import Cursor
 from infra.settings import Settings
-from services import catalog_file, cli_world, read_models, shapes
+from services import catalog_file, cli_world, read_models
 from services.commands import CommandClient
-from services.read_models import TenantRow
+from services.exact_values import local_time
+from services.read_rows import TenantRow
 
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -73,7 +74,7 @@ def advance(
 
 def _instant(text: str, zone: str) -> datetime:
     try:
-        return catalog_file.to_utc(shapes.local_time(text), zone)
+        return catalog_file.to_utc(local_time(text), zone)
     except PydanticCustomError as e:
         raise typer.BadParameter(str(e), param_hint="--to") from e
     except Rejected as e:

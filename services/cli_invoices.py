@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from billing.errors import Rejected
 from services import cli_world, invoice_document, read_models
 from services.api import invoices as as_resource
-from services.read_models import InvoiceRow
+from services.read_rows import InvoiceRow
 
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]

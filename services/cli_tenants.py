@@ -8,7 +8,7 @@ import typer
 from pydantic import TypeAdapter
 
 from services import cli_world, read_models
-from services.read_models import TenantRow
+from services.read_rows import TenantRow
 
 
 def register(app: typer.Typer) -> None:

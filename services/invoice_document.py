@@ -18,7 +18,7 @@ from billing.money import Money
 from billing.period import Period
 
 if TYPE_CHECKING:  # scenarios print invoices without a database
-    from services.read_models import Amount, IssuedInvoice, PaymentRow
+    from services.read_rows import Amount, IssuedInvoice, PaymentRow
 
 WIDTH = 88
 _AMOUNT = 14

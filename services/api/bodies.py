@@ -16,7 +16,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from services.api.problems import Problem
-from services.shapes import Fault, NotFinite, hint
+from services.exact_values import NotFinite
+from services.shapes import Fault, hint
 
 SIZE_MAX_BYTES = 2 * 1024 * 1024
 DEPTH_MAX = 32

@@ -11,8 +11,9 @@ from services import read_models
 from services.api.bodies import EdgeRoute
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import not_found
-from services.read_models import TenantRow
-from services.shapes import Instant, StrictModel
+from services.exact_values import Instant
+from services.read_rows import TenantRow
+from services.shapes import StrictModel
 
 router = APIRouter(tags=["clock"], route_class=EdgeRoute)
 

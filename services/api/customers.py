@@ -18,8 +18,9 @@ from services.api.pages import Limit, Page, PageCursor, PathId
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import Problem, not_found
 from services.customer_profile import Profile
-from services.read_models import CustomerRow
-from services.shapes import Identifier, Name, StrictModel, Text
+from services.exact_values import Identifier, Name, Text
+from services.read_rows import CustomerRow
+from services.shapes import StrictModel
 
 router = APIRouter(tags=["customers"], route_class=EdgeRoute)
 

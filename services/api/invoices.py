@@ -16,7 +16,7 @@ from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, OfCustomer, Page, PageCursor, PathId
 from services.api.parts import Reading, reading
 from services.api.problems import not_found
-from services.read_models import Amount, InvoiceRow, IssuedInvoice, PaymentRow
+from services.read_rows import Amount, InvoiceRow, IssuedInvoice, PaymentRow
 
 router = APIRouter(tags=["invoices"], route_class=EdgeRoute)
 

@@ -12,8 +12,9 @@ from services import read_models
 from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, OfCustomer, Page, PageCursor, PathId
 from services.api.parts import Asking, Reading, asking, reading
-from services.read_models import BalanceRow, PaymentRow
-from services.shapes import Name, StrictModel
+from services.exact_values import Name
+from services.read_rows import BalanceRow, PaymentRow
+from services.shapes import StrictModel
 
 router = APIRouter(route_class=EdgeRoute)
 

@@ -9,7 +9,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel
 
 from services.api.cursors import Cursors
-from services.shapes import Identifier
+from services.exact_values import Identifier
 
 PAGE_MAX = 200
 Row = TypeVar("Row")

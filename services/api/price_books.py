@@ -13,7 +13,7 @@ from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, Page, PageCursor
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import not_found
-from services.read_models import PriceBookRow
+from services.read_rows import PriceBookRow
 from services.shapes import model_of, plain, value_of
 
 router = APIRouter(tags=["price books"], route_class=EdgeRoute)

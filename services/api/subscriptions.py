@@ -13,8 +13,9 @@ from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, OfCustomer, Page, PageCursor, PathId
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import not_found
-from services.read_models import SubscriptionRow
-from services.shapes import Identifier, Instant, Name, StrictModel
+from services.exact_values import Identifier, Instant, Name
+from services.read_rows import SubscriptionRow
+from services.shapes import StrictModel
 
 router = APIRouter(tags=["subscriptions"], route_class=EdgeRoute)
 

@@ -15,7 +15,8 @@ from services.api.bodies import EdgeRoute
 from services.api.parts import Reading, reading
 from services.api.problems import Problem, not_found
 from services.api.seller import Seller, seller
-from services.shapes import Fault, Instant, Name, NotFinite, StrictModel, faults, text
+from services.exact_values import Instant, Name, NotFinite, text
+from services.shapes import Fault, StrictModel, faults
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 

@@ -17,7 +17,7 @@ from billing.period import Period
 from billing.tax import TaxAmount, TaxRate
 from services.customer_profile import Profile
 from services.invoice_document import as_html, as_text
-from services.read_models import Amount, AttemptRow, InvoiceRow, IssuedInvoice, PaymentRow
+from services.read_rows import Amount, AttemptRow, InvoiceRow, IssuedInvoice, PaymentRow
 
 FEBRUARY = Period(datetime(2013, 2, 14, 5, tzinfo=UTC), datetime(2013, 3, 1, 5, tzinfo=UTC))
 MARCH = Period(datetime(2013, 3, 1, 5, tzinfo=UTC), datetime(2013, 4, 1, 4, tzinfo=UTC))
@@ -45,8 +45,7 @@ def line(
     return InvoiceLine(rated=rated, discount=usd(off))
 
 
-@pytest.fixture
-def issued() -> IssuedInvoice:
+def finalized() -> InvoiceFinalized:
     lines = (
         line(LineKind.USAGE, "Departures", "1407", 1_586_650, 158_665, "1,000 x 12.00 + 407 x 9.50", FEBRUARY),
         line(LineKind.FEE, "Base fee", None, 50_000, 5_000, "500.00", MARCH),
@@ -66,7 +65,7 @@ def issued() -> IssuedInvoice:
         cut=Cut(until=FEBRUARY.end, positions=()),
         taxes=(TAX,),
     )
-    document = InvoiceFinalized(
+    return InvoiceFinalized(
         invoice_id=run.invoice_id,
         number="NYC-000007",
         serial=7,
@@ -87,6 +86,10 @@ def issued() -> IssuedInvoice:
         seller="Port of New York Airports",
         postings=(),
     )
+
+
+@pytest.fixture
+def issued() -> IssuedInvoice:
     total = Amount.of(1_603_712, "USD")
     row = InvoiceRow(
         id="inv_1",
@@ -112,7 +115,7 @@ def issued() -> IssuedInvoice:
         AttemptRow(2, "sandbox", "succeeded", None, None, "pi_2", ISSUED, row.paid_at, None),
     ]
     payment = PaymentRow("inv_1", "YV", total, "collected", "sandbox", None, "pi_2", row.paid_at, attempts)
-    return IssuedInvoice(row, document, "ab" * 32, "America/New_York", Profile("Mesa Airlines"), payment)
+    return IssuedInvoice(row, finalized(), "ab" * 32, "America/New_York", Profile("Mesa Airlines"), payment)
 
 
 GOLDEN = """\
