@@ -53,7 +53,7 @@ class Identity(NamedTuple):
     """32 hex digits."""
     partition: int
     offset: int
-    index: int
+    batch_index: int
     customer: str
     time_us: int
     """Microseconds since 1970 UTC."""
@@ -98,7 +98,7 @@ class Refused(NamedTuple):
     tenant: str
     partition: int
     offset: int
-    index: int
+    batch_index: int
     events: int
     reason: str
     detail: str
@@ -130,11 +130,9 @@ def claim(tx: Tx, identities: Sequence[Identity]) -> dict[int, str]:
         copy.write(
             "".join(
                 [
-                    f"{place}\t{_text(tenant)}\t{identity}\t{content}\t{partition}\t{offset}\t{index}"
-                    f"\t{_text(customer)}\t{time_us}\n"
-                    for place, (tenant, identity, content, partition, offset, index, customer, time_us) in enumerate(
-                        identities
-                    )
+                    f"{place}\t{_text(each.tenant)}\t{each.identity}\t{each.content}\t{each.partition}\t{each.offset}"
+                    f"\t{each.batch_index}\t{_text(each.customer)}\t{each.time_us}\n"
+                    for place, each in enumerate(identities)
                 ]
             )
         )
@@ -226,8 +224,8 @@ def add_values(tx: Tx, values: Sequence[Value]) -> None:
         copy.write(
             "".join(
                 [
-                    f"{_text(event.tenant)}\t{series}\t{event.time_us}\t{NULL if number is None else number}"
-                    f"\t{NULL if text is None else _text(text)}\t{event.partition}\t{event.offset}\t{event.index}\n"
+                    f"{_text(event.tenant)}\t{series}\t{event.time_us}\t{NULL if number is None else number}\t"
+                    f"{NULL if text is None else _text(text)}\t{event.partition}\t{event.offset}\t{event.batch_index}\n"
                     for series, number, text, event in values
                 ]
             )
@@ -308,7 +306,12 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 
 def add_refused(tx: Tx, refused: Iterable[Refused]) -> None:
     """Record refused usage by its position."""
-    tx.executemany(_ADD_REFUSED, sorted(refused, key=lambda each: each[:4]))
+    rows = sorted(refused, key=_position)
+    tx.executemany(_ADD_REFUSED, rows)
+
+
+def _position(refused: Refused) -> tuple[str, int, int, int]:
+    return refused.tenant, refused.partition, refused.offset, refused.batch_index
 
 
 _ADD_REFUSED = """

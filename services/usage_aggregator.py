@@ -228,7 +228,7 @@ def _refused(refusal: Refusal) -> usage.Refused:
         tenant=each.tenant or "",
         partition=each.partition,
         offset=each.offset,
-        index=WHOLE_RECORD if each.index is None else each.index,
+        batch_index=WHOLE_RECORD if each.index is None else each.index,
         events=refusal.events,
         reason=each.reason,
         detail=_shown(each.detail),

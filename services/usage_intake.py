@@ -200,7 +200,7 @@ class Judged:
         fates.conflict += 1
         detail = "an event with this source and id but other content was counted before"
         conflict = Rejected("id_conflict", detail, field="id")
-        self.refusals.append(_refused_event(event.tenant, claim.record, event.index, claim.raw, conflict))
+        self.refusals.append(_refused_event(event.tenant, claim.record, event.batch_index, claim.raw, conflict))
 
     def fate(self, tenant: str, record: Record) -> Fates:
         """Where to count an event of `record`."""

@@ -83,6 +83,13 @@ class Log:
         return record
 
 
+def opened(**more: Any) -> Log:
+    """A log whose tenant is registered."""
+    log = Log()
+    log.append(control(**more))
+    return log
+
+
 def hours(number: float) -> timedelta:
     """`number` hours, exact to the microsecond."""
     return timedelta(microseconds=round(number * 3_600_000_000))

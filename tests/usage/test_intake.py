@@ -15,7 +15,7 @@ from billing.metering import Aggregation, Meter, UsageEvent, check_event, readin
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
 from services.usage_intake import EPOCH, Judged, Measuring, content_of, identity_of, judge
-from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours
+from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
 
 
 def everywhere(_tenant: str, _partition: int) -> bool:
@@ -28,13 +28,6 @@ def judged(log: Log, placed: Any = everywhere) -> Judged:
 
 def reasons(made: Judged) -> list[tuple[str, str]]:
     return [(each.usage.reason, each.usage.field) for each in made.refusals]
-
-
-def opened(**more: Any) -> Log:
-    """A log whose tenant is registered."""
-    log = Log()
-    log.append(control(**more))
-    return log
 
 
 def test_an_event_is_counted_and_feeds_each_of_its_meters() -> None:

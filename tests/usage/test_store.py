@@ -4,98 +4,26 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
-from billing.ids import CustomerId, TenantId
-from billing.invoicing import Need, PartitionPosition
-from billing.metering import Aggregation, Measured, Meter, UsageBatch, UsageEvent
+from billing.invoicing import Need
+from billing.metering import Measured
 from billing.period import Period
 from infra import failpoints, postgres
 from infra.errors import Conflict
 from infra.faust_app import Batch
-from infra.kafka import Record
-from infra.settings import Settings
 from projections import generation, usage, usage_read
-from schemas.codec import decode_usage
 from services.usage_aggregator import RecordsMissing, UsageStore
 from services.usage_intake import Refusal
-from tests.stack import Stack
-from tests.usage.making import BYTES, CALLS, LAST, LEAST, METERS, NOON, PEAK, TENANT, USERS, Log, batch, control, event
+from tests.usage.conftest import DAY, Bench
+from tests.usage.making import BYTES, CALLS, LAST, LEAST, NOON, PEAK, TENANT, USERS, Log, batch, control, event, opened
 from tests.waiting import eventually
-
-ACME = TenantId(TENANT)
-C1 = CustomerId("c1")
-DAY = Period(NOON - timedelta(hours=12), NOON + timedelta(hours=12))
-
-
-class Bench:
-    """One store on a database of its own."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.owner = postgres.owner_url(settings)
-        self.pool = postgres.worker_pool(settings, size=3)
-        self.refused: list[Refusal] = []
-        self.store = self.another()
-
-    def another(self, **more: Any) -> UsageStore:
-        """One more worker's store."""
-        return UsageStore(self.pool, lambda *_: True, self.refused.extend, **more)
-
-    def apply(self, records: Sequence[Record], follows: int | None = None, store: UsageStore | None = None) -> None:
-        (store or self.store).apply(Batch(records, records[0].offset if follows is None else follows))
-
-    def rows(self, statement: str) -> list[Any]:
-        with postgres.transaction(self.pool) as tx:
-            generation.enter(tx, usage.SET)
-            return tx.execute(statement).fetchall()
-
-    def quantities(
-        self, needs: Sequence[Need], customer: str = "c1", transactions: Sequence[str] | None = None
-    ) -> dict[Need, Measured]:
-        with postgres.transaction(self.pool) as tx:
-            generation.enter_all(tx)
-            return usage_read.quantities(tx, ACME, CustomerId(customer), needs, transactions=transactions)
-
-    def measured(self, meter: Meter, period: Period = DAY, below: int = 10**9) -> Measured:
-        need = Need(meter, period, (PartitionPosition(partition=0, offset=below),))
-        return self.quantities([need])[need]
-
-    def fates(self) -> usage_read.FateCounts:
-        with postgres.transaction(self.pool) as tx:
-            generation.enter(tx, usage.SET)
-            return usage_read.fates(tx)[TENANT]
-
-
-@pytest.fixture(scope="module")
-def prepared(stack: Stack) -> Settings:
-    """A database of this file's own."""
-    return stack.fresh()
-
-
-@pytest.fixture
-def bench(prepared: Settings) -> Iterator[Bench]:
-    with postgres.connect(postgres.owner_url(prepared)) as connection:
-        tx = connection.cursor()
-        number = generation.reserve(tx, usage.SET)
-        generation.create(tx, usage.SET, number)
-        tx.execute("UPDATE app.generation SET current = %s WHERE projection_set = %s", (number, usage.SET))
-    made = Bench(prepared)
-    yield made
-    made.pool.close()
-    failpoints.configure("")
-
-
-def opened() -> Log:
-    log = Log()
-    log.append(control())
-    return log
 
 
 def test_usage_is_measured_in_every_way(bench: Bench) -> None:
@@ -259,95 +187,6 @@ def test_what_changed_is_told_once_per_change(bench: Bench) -> None:
     assert {each.meter for each in second} == {"calls", "bytes", "peak", "least", "last", "users"}
     versions = {each.meter: each.version for each in first}
     assert all(each.version > versions.get(each.meter, 0) for each in second)
-
-
-def brute_force(log: Log, meter: Meter, period: Period, below: int) -> Decimal:
-    """The quantity by the book: every event below the cut, the first of each id."""
-    first: dict[str, tuple[int, int, UsageEvent]] = {}
-    for record in log.records:
-        content = decode_usage(record.value)
-        if isinstance(content, UsageBatch):
-            for index, each in enumerate(content.events):
-                first.setdefault(each.id, (record.offset, index, each))
-    seen = [
-        (each.time, offset, index, each)
-        for offset, index, each in first.values()
-        if offset < below and each.time in period and each.customer == "c1"
-    ]
-    numbers = [Decimal(each.properties["bytes"]) for *_, each in sorted(seen, key=lambda row: row[:3])]
-    match meter.aggregation:
-        case Aggregation.COUNT:
-            return Decimal(len(seen))
-        case Aggregation.SUM:
-            return sum(numbers, Decimal(0))
-        case Aggregation.UNIQUE:
-            return Decimal(len({each.properties["user"] for *_, each in seen if each.properties.get("user")}))
-        case Aggregation.MAX:
-            return max(numbers, default=Decimal(0))
-        case Aggregation.MIN:
-            return min(numbers, default=Decimal(0))
-        case _:
-            return numbers[-1] if numbers else Decimal(0)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_windows_and_rows_agree_with_the_book_at_every_cut(bench: Bench, seed: int) -> None:
-    chance = random.Random(seed)
-    log = opened()
-    for _ in range(12):
-        log.append(
-            batch(
-                *(
-                    event(
-                        str(chance.randrange(150)),
-                        NOON + timedelta(minutes=chance.randrange(-600, 600), microseconds=chance.randrange(3)),
-                        customer=chance.choice(["c1", "c1", "c2"]),
-                        region=chance.choice(["eu", "us", ""]),
-                        user=chance.choice(["ann", "bob", "cy", ""]),
-                        bytes=str(chance.choice([0, 1, "2.5", "3.333333333333"])),
-                    )
-                    for _ in range(20)
-                )
-            )
-        )
-    at = 0
-    while at < len(log.records):
-        size = chance.randint(1, 4)
-        bench.apply(log.records[at : at + size])
-        at += size
-    for _ in range(12):
-        start = NOON + timedelta(minutes=chance.choice([-600, -60, -90, 0, 7]))
-        period = Period(start, start + timedelta(minutes=chance.choice([5, 60, 240, 601])))
-        below = chance.randint(0, 14)
-        for meter in METERS[:6]:
-            assert bench.measured(meter, period, below).total == brute_force(log, meter, period, below), meter.key
-        since = chance.randint(0, 13)
-        with postgres.transaction(bench.pool) as tx:
-            generation.enter_all(tx)
-            late = usage_read.has_late(
-                tx,
-                ACME,
-                C1,
-                period,
-                [PartitionPosition(partition=0, offset=since)],
-                [PartitionPosition(partition=0, offset=below)],
-            )
-        expected = brute_force(log, CALLS, period, max(below, since)) - brute_force(log, CALLS, period, since)
-        assert late == (expected > 0)
-
-
-def test_a_cut_is_passed_when_all_its_partitions_are(bench: Bench) -> None:
-    log = opened()
-    bench.apply(log.records)
-    with postgres.transaction(bench.pool) as tx:
-        generation.enter_all(tx)
-        assert usage_read.passed(tx, [])
-        assert usage_read.passed(tx, [PartitionPosition(partition=0, offset=1)])
-        assert usage_read.passed(tx, [PartitionPosition(partition=5, offset=0)])
-        assert not usage_read.passed(tx, [PartitionPosition(partition=0, offset=2)])
-        assert not usage_read.passed(
-            tx, [PartitionPosition(partition=0, offset=1), PartitionPosition(partition=1, offset=1)]
-        )
 
 
 def test_a_rebuilt_generation_is_equal_row_by_row(bench: Bench) -> None:
