@@ -147,9 +147,8 @@ class PaymentWorker:
         command = StartPaymentAttempt(invoice_id=task.invoice_id, attempt=task.attempt)
         result = self._request(task, command, f"payments:start:{task.invoice_id}:{task.attempt}")
         failpoint("payments.after_start")
-        if result.outcome is Outcome.ACCEPTED:
-            self._outbox.again(task, AWAIT_LOG)
-        else:
+        # Accepted: the outbox writer opens the row again as soon as it reads in the log that the attempt began.
+        if result.outcome is not Outcome.ACCEPTED:
             self._refused(task, result)
 
     def _collect(self, task: PaymentTask, gateway: PaymentGateway, started: Started) -> None:
