@@ -40,6 +40,8 @@ class Tier:
     """Price per unit, in major units."""
     flat: Decimal = ZERO
     """Charged once when the tier is entered, in major units."""
+    cap: Decimal | None = None
+    """Most that the tier costs, flat fee included, in major units; null for no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,8 @@ def _check_tiers(tiers: Sequence[Tier], path: str) -> None:
     for i, tier in enumerate(tiers):
         _amount(tier.unit, f"{path}[{i}].unit")
         _amount(tier.flat, f"{path}[{i}].flat")
+        if tier.cap is not None:
+            _amount(tier.cap, f"{path}[{i}].cap")
 
 
 def _check_percentage_tiers(tiers: Sequence[PercentageTier], path: str) -> None:

@@ -140,11 +140,22 @@ def trailing_fraction(used: Period, interval: str, *, by: ProrationUnit = Prorat
 
 
 def billed_shares(
-    cadence: Cadence, start: datetime, end: datetime | None, until: datetime, *, by: ProrationUnit = ProrationUnit.DAY
+    cadence: Cadence,
+    start: datetime,
+    end: datetime | None,
+    until: datetime,
+    *,
+    by: ProrationUnit = ProrationUnit.DAY,
+    in_advance: bool = True,
 ) -> Iterable[Fraction]:
-    """The share of each period that begins by `until`, as a fee in advance is billed: partial, whole ones, partial."""
+    """The share of each period that a fee is billed for by `until`: partial, whole ones, partial.
+
+    In advance that are the periods that begin by then, in arrears those that end.
+    """
     for period in periods(cadence, start, until + timedelta(microseconds=1)):
         if end is not None and period.start >= end:
+            return
+        if not in_advance and (period.end if end is None else min(period.end, end)) > until:
             return
         if end is not None and end < period.end:
             yield trailing_fraction(Period(period.start, end), cadence.interval, by=by, zone=cadence.zone)

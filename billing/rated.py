@@ -87,7 +87,9 @@ def _step_text(step: Step) -> str:
     if not step.unit and (step.flat or not step.quantity):
         return price_figure(step.flat)
     words = f"{figure(step.quantity)} x {price_figure(step.unit)}"
-    return f"{words} + {price_figure(step.flat)}" if step.flat else words
+    words = f"{words} + {price_figure(step.flat)}" if step.flat else words
+    capped = step.amount < EXACT.fma(step.quantity, step.unit, step.flat)
+    return f"({words}, at most {price_figure(step.amount)})" if capped else words
 
 
 def figure(number: Decimal) -> str:

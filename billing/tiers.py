@@ -89,13 +89,18 @@ def graduated(tiers: Sequence[Tier], *, flat_at_zero: bool = True, percent: bool
         label, low, unit, tier, below, rows = last[bisect_left(bounds, quantity)]
         units = subtract(quantity, low)
         amount = fma(units, unit, tier.flat)
+        if tier.cap is not None and amount > tier.cap:
+            amount = tier.cap
         return add(below, amount), (*rows, (label, units, tier.unit, tier.flat, amount, percent))
 
     return price
 
 
 def graduated_between(tiers: Sequence[Tier], already: Decimal, until: Decimal) -> tuple[Row, ...]:
-    """Only the units in `(already, until]`: each tier's part, its flat fee with the first unit that is used in it."""
+    """Only the units in `(already, until]`: each tier's part, its flat fee with the first unit that is used in it.
+
+    Tiers with a cap have no such parts: bill what lies between as the difference of two totals.
+    """
     rows: list[Row] = []
     low = ZERO
     for i, tier in enumerate(tiers):
@@ -111,7 +116,9 @@ def graduated_between(tiers: Sequence[Tier], already: Decimal, until: Decimal) -
 
 
 def _tier_row(index: int, tier: Tier, units: Decimal, price: Decimal, percent: bool) -> Row:
-    return (f"tier {index + 1}", units, tier.unit, tier.flat, EXACT.fma(units, price, tier.flat), percent)
+    amount = EXACT.fma(units, price, tier.flat)
+    amount = amount if tier.cap is None else min(amount, tier.cap)
+    return (f"tier {index + 1}", units, tier.unit, tier.flat, amount, percent)
 
 
 def _volume(tiers: Sequence[Tier], flat_at_zero: bool) -> UnitPricer:
@@ -125,6 +132,8 @@ def _volume(tiers: Sequence[Tier], flat_at_zero: bool) -> UnitPricer:
         i = bisect_left(bounds, quantity)
         tier = tiers[i]
         amount = fma(quantity, tier.unit, tier.flat)
+        if tier.cap is not None and amount > tier.cap:
+            amount = tier.cap
         return amount, ((labels[i], quantity, tier.unit, tier.flat, amount, False),)
 
     return price

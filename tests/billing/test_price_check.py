@@ -83,6 +83,7 @@ def test_every_model_can_be_published(model: PriceModel) -> None:
         (Graduated((Tier(D("NaN")), OPEN)), "tiers[0].up_to", "not_a_number"),
         (Graduated((Tier(D(1), D(-1)), OPEN)), "tiers[0].unit", "out_of_range"),
         (Graduated((Tier(D(1), flat=D(-1)), OPEN)), "tiers[0].flat", "out_of_range"),
+        (Graduated((Tier(D(1), cap=D(-1)), OPEN)), "tiers[0].cap", "out_of_range"),
         (Stairstep((Tier(D(1), D(1)), Tier(flat=D(5)))), "tiers[0].unit", "unexpected"),
         (GraduatedPercentage((PercentageTier(None, D(101)),)), "tiers[0].percent", "out_of_range"),
         (

@@ -126,6 +126,8 @@ def test_periods_are_billed_as_they_begin() -> None:
     assert shares("2011-01-01") == [Fraction(14, 31)]
     assert shares("2011-01-15") == [Fraction(14, 31), 1]
     assert shares("2011-06-01") == [Fraction(14, 31), 1, Fraction(12, 28)]
+    arrears = list(billed_shares(cadence, start, end, utc("2011-02-26"), in_advance=False))
+    assert arrears == [Fraction(14, 31), 1]
     assert list(billed_shares(cadence, start, start, utc("2011-06-01"))) == []
 
 

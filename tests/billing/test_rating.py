@@ -120,6 +120,14 @@ def test_blocks_fill_their_tiers_in_turn_or_all_cost_the_top_one() -> None:
     assert amount(Blocks(table), "5000") == D("15") + 100 + D("2445")
 
 
+def test_a_tier_may_have_a_cap() -> None:
+    table = (Tier(D(100), D(1), D(5), cap=D(50)), Tier(unit=D("0.5"), cap=D(20)))
+    assert [amount(Graduated(table), used) for used in ("40", "45", "100", "110", "200")] == [45, 50, 50, 55, 70]
+    assert [amount(Volume(table), used) for used in ("40", "60", "110")] == [45, 50, 20]
+    text = rate(charge(Graduated(table)), Measured(D(110))).text
+    assert text == "(100 x 1.00 + 5.00, at most 50.00) + 10 x 0.50"
+
+
 def test_a_capacity_is_paid_whether_used_or_not() -> None:
     model = Committed(included=D(100), fee=D(500), overage=D("6.5"))
     assert [amount(model, used) for used in ("0", "100", "100.5", "102")] == [500, 500, D("503.25"), 513]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from billing.aggregation import Method, Point, by_dimensions, measure, window_start, windows
+from billing.aggregation import Method, Point, by_dimensions, measure, present, window_start, windows
 from billing.errors import Rejected
 from billing.metering import Aggregation, Meter, UsageEvent, read
 from billing.money import Money
@@ -101,7 +101,12 @@ def _one_quantity(given: Given) -> Results:
         results["groups"] = cells
         value = cells[given["group"]] if "group" in given else sum(cells.values(), Decimal(0))
     else:
-        value = measure(method, found, period, carried=number(given.get("initial_value")))
+        before = [point for point in found if point.at < period.start] if given.get("recurring") else []
+        carried = number(given.get("initial_value")) + sum((point.value for point in before), Decimal(0))
+        if method is Method.UNIQUE:
+            value = Decimal(len(present((point for point in found if point.at in period), present(before))))
+        else:
+            value = measure(method, found, period, carried=carried)
     results["value"] = max(value, Decimal(0)) if method is Method.LATEST else value
     results["level_at_end"] = number(given.get("initial_value")) + sum((point.value for point in found), Decimal(0))
     if "unit_price" in given:
@@ -113,8 +118,13 @@ def _prorated(given: Given, peer: Peer) -> Results:
     """Units held within a period, priced by the share of it; paid in advance they give nothing back."""
     period = Period(instant(given["period"]["start"]), instant(given["period"]["end_exclusive"]))
     zone = given.get("timezone", "UTC")
-    made = held_things if given["aggregation"] == "unique_count" else held
-    changes = made(points(given), period, period, by=peer.proration, zone=zone)
+    found = points(given)
+    before = [point for point in found if point.at < period.start] if given.get("recurring") else []
+    if given["aggregation"] == "unique_count":
+        changes = held_things(found, period, period, carried=present(before), by=peer.proration, zone=zone)
+    else:
+        carried = sum((point.value for point in before), Decimal(0))
+        changes = held(found, period, period, carried=carried, by=peer.proration, zone=zone)
     paid = never_less(changes) if given.get("paid_in_advance") else changes
     amount = rate_held([Tier(unit=number(given["unit_price"]))], paid)
     value = sum((each.units for each in changes), Decimal(0))

@@ -76,12 +76,12 @@ def same(expected: Any, actual: Any) -> bool:
 
 def _equal(expected: str, actual: Fraction) -> bool:
     if "/" in expected:
-        return Fraction(expected) == actual
+        return bool(Fraction(expected) == actual)
     stated = Decimal(expected)
     if Fraction(stated) == actual or _ends(actual):
-        return Fraction(stated) == actual
+        return bool(Fraction(stated) == actual)
     decimals = max(-int(stated.as_tuple().exponent), 0)
-    return half_up(actual * 10**decimals) == Fraction(stated) * 10**decimals
+    return bool(half_up(actual * 10**decimals) == Fraction(stated) * 10**decimals)
 
 
 def _ends(value: Fraction) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from billing import period as kernel
+from billing.aggregation import window_start
 from billing.period import Alignment, Cadence, Period, boundary, full_period, moved, period_from
 from billing.proration import local_days
 from tests.conformance.figures import instant
@@ -33,9 +34,10 @@ def cadence(given: Given, anchor: datetime) -> Cadence:
     zone = given["timezone"]
     if given.get("alignment") != "calendar":
         return Cadence(zone, local(anchor, zone), interval(given), Alignment.ANCHOR)
-    if given["interval"] == "month" and given.get("count", 1) > 1:
-        # Several months in a row begin with the month of the start, not with a quarter or half-year.
-        return Cadence(zone, local(kernel.floor(anchor, "month", zone), zone), interval(given), Alignment.ANCHOR)
+    if given.get("count", 1) > 1:
+        # Several units in a row begin with the unit of the start, not with a larger one that they happen to make up.
+        start = kernel.floor(anchor, given["interval"], zone)
+        return Cadence(zone, local(start, zone), interval(given), Alignment.ANCHOR)
     return Cadence(zone, local(anchor, zone), interval(given), Alignment.CALENDAR)
 
 
@@ -91,7 +93,7 @@ def period_containing(given: Given, peer: Peer) -> Results:
 
 
 def floor(given: Given, peer: Peer) -> Results:
-    return {"floor": kernel.floor(instant(given["at"]), given["unit"], given["timezone"])}
+    return {"floor": window_start(instant(given["at"]), given["unit"], given["timezone"])}
 
 
 def add_days(given: Given, peer: Peer) -> Results:

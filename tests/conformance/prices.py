@@ -11,7 +11,10 @@ from tests.conformance.figures import number, optional
 def tiers(given: dict[str, Any]) -> tuple[Tier, ...]:
     return tuple(
         Tier(
-            optional(each["up_to"]), number(each.get("unit_price", each.get("rate_percent"))), number(each.get("flat"))
+            optional(each["up_to"]),
+            number(each.get("unit_price", each.get("rate_percent"))),
+            number(each.get("flat")),
+            optional(each.get("cap")),
         )
         for each in given["tiers"]
     )

@@ -118,7 +118,8 @@ def billing_cycles(given: Given, peer: Peer) -> Results:
     start = instant(given["start"])
     end = instant(given["end_exclusive"]) if given["end_exclusive"] else None
     rule = cadence(given, start, given["bill_day"])
-    shares = billed_shares(rule, start, end, instant(given["target_date"]))
+    in_advance = given.get("billing_mode", "in_advance") == "in_advance"
+    shares = billed_shares(rule, start, end, instant(given["target_date"]), in_advance=in_advance)
     return {"cycles": sum((to_decimals(share, peer.fraction_decimals) for share in shares), Decimal(0))}
 
 
