@@ -342,8 +342,8 @@ def _unused_line(unused: UnusedFee, plan: Plan) -> RatedLine:
 
 
 def _share_text(span: BilledSpan) -> str:
-    seconds = [period.seconds for period in (span.period, span.whole)]
-    return f"{seconds[0]:,} of {seconds[1]:,} s"
+    seconds = [_decimal_text(Fraction(period.seconds)) for period in (span.period, span.whole)]
+    return f"{seconds[0]} of {seconds[1]} s"
 
 
 def _decimal_text(amount: Fraction) -> str:
