@@ -146,9 +146,7 @@ SELECT tenant_id, customer_id, meter, version
 """
 
 
-def _measure(
-    tx: Tx, tenant: str, customer: str, need: Need, transactions: Collection[str] | None
-) -> Measured:
+def _measure(tx: Tx, tenant: str, customer: str, need: Need, transactions: Collection[str] | None) -> Measured:
     meter = need.meter
     series = tx.execute(_SERIES, (tenant, customer, meter.key)).fetchall()
     if not series:
