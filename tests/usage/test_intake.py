@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.errors import Rejected
-from billing.metering import Aggregation, Meter, UsageEvent, check_event, readings
+from billing.metering import Aggregation, Filter, Meter, UsageEvent, check_event, readings
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
 from services.usage_intake import EPOCH, Judged, Measuring, content_of, identity_of, judge
@@ -223,6 +223,10 @@ meters = st.lists(
         aggregation=st.sampled_from([Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE, Aggregation.LATEST]),
         value=st.just("bytes"),
         dimensions=st.sampled_from([(), ("region",), ("region", "user")]),
+        filters=st.lists(
+            st.builds(Filter, property=st.sampled_from(["kind", "bytes"]), values=st.sampled_from([("0",), ("1", "")])),
+            max_size=2,
+        ).map(tuple),
     ),
     max_size=3,
     unique_by=lambda meter: meter.key,
