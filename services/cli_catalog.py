@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from billing.catalog import PublishPriceBook
+from billing.envelope import CommandResult
 from billing.errors import Rejected
+from billing.tenant import RegisterTenant
 from infra import postgres
+from infra.errors import Transient
 from infra.settings import Settings
-from services import catalog_apply, cli_world, customer_profile, read_models
+from services import catalog_apply, cli_world, customer_profile, meter_publisher, read_models
 from services.catalog_apply import Change, World
 from services.catalog_file import BadCatalog, CatalogFile, read
 from services.commands import CommandClient
@@ -22,6 +27,8 @@ from services.customer_profile import Profile
 from services.read_rows import SubscriptionRow
 
 REFUSED = 1
+METERED_WITHIN_S = 60
+LOOK_AGAIN_S = 0.05
 
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="YAML or JSON.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Instead of `tenant.id` of the file.")]
@@ -47,7 +54,10 @@ def check(file: File, as_json: AsJson = False) -> None:
 
 
 def apply(file: File, tenant: Tenant = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Make the tenant be what a catalogue file says; what is so already stays. Exit code 1 if it is refused."""
+    """Make the tenant be what a catalogue file says; what is so already stays. Exit code 1 if it is refused.
+
+    Returns when the meters are in force: usage sent from then on is measured by them.
+    """
     found = _read(file, as_json)
     name = tenant or found.tenant_id
     if name is None:
@@ -106,14 +116,34 @@ def _world(settings: Settings, tenant: str) -> Iterator[World]:
         with postgres.transaction(pool) as tx:
             return read_models.subscription(read_models.entered(tx), tenant, id)
 
+    def until_metered(sequence: int) -> None:
+        deadline = time.monotonic() + METERED_WITHIN_S
+        while True:
+            with postgres.transaction(pool) as tx:
+                if meter_publisher.published(tx, tenant) >= sequence:
+                    return
+            if time.monotonic() > deadline:
+                raise Transient(f"after {METERED_WITHIN_S} s the meters are not in force: is the process `meters` up?")
+            time.sleep(LOOK_AGAIN_S)
+
+    measured_by = 0
     try:
         with CommandClient(settings) as client:
+
+            def ask(command: Any, key: str) -> CommandResult:
+                nonlocal measured_by
+                result = client.request(tenant, command, key=key, actor=cli_world.ACTOR)
+                if isinstance(command, RegisterTenant | PublishPriceBook):
+                    measured_by = max(measured_by, result.last_sequence)
+                return result
+
             yield World(
-                ask=lambda command, key: client.request(tenant, command, key=key, actor=cli_world.ACTOR),
+                ask=ask,
                 write_profile=write_profile,
                 zone=zone,
                 subscription=subscription,
             )
+        until_metered(measured_by)
     finally:
         pool.close()
 

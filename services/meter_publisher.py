@@ -105,6 +105,12 @@ VALUES (%s, %s, %s)
 """
 
 
+def published(tx: postgres.Cursor, tenant: str) -> int:
+    """Sequence of the event by which usage sent from now on is measured, in every partition; 0 if there is none."""
+    row = tx.execute("SELECT version FROM app.meter_set WHERE tenant_id = %s", (tenant,)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def control_after(known: Any, meta: EventMeta, event: Any) -> UsageControl:
     """The tenant's control record after `event`; `known` is the one before, None at its registration.
 

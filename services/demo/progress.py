@@ -29,14 +29,6 @@ SELECT (SELECT count(*)
    AND t.test_clock = %(clock)s
 """
 
-_METERED = """
-SELECT m.version >= max(b.sequence)
-  FROM app.meter_set m
-  JOIN price_books b USING (tenant_id)
- WHERE m.tenant_id = %(tenant)s
- GROUP BY m.version
-"""
-
 _ACCOUNTS = """
 SELECT i.customer_id, count(*), sum(i.total_minor)::bigint, coalesce(sum(i.paid_minor), 0)::bigint
   FROM invoices i
@@ -68,12 +60,6 @@ class Books:
         with self._billing() as tx:
             row = tx.execute(_OPEN_WORK, {"tenant": self._tenant, "clock": clock}).fetchone()
         return row is not None and row[0] == 0
-
-    def metered(self) -> bool:
-        """Whether the newest meters stand in the usage log: what is sent from now on is measured by them."""
-        with self._billing() as tx:
-            row = tx.execute(_METERED, {"tenant": self._tenant}).fetchone()
-        return row is not None and bool(row[0])
 
     def accounts(self) -> list[Account]:
         """Every customer with invoices, by id."""

@@ -56,9 +56,9 @@ def runner(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys:
 
 @pytest.fixture(scope="module")
 def system(stack: Stack) -> Iterator[Settings]:
-    """A handler and a projector on a database and topics of this module."""
+    """What a catalogue needs, on a database and topics of this module."""
     settings = stack.fresh(billing_partitions=1, usage_partitions=1)
-    processes = [stack.start(name, settings) for name in ("command-handler", "projector")]
+    processes = [stack.start(name, settings) for name in ("command-handler", "projector", "meters")]
     yield settings
     for each in processes:
         stack.stop(each)
