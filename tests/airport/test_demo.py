@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,21 +19,27 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What `tallybook demo` found, on a stack of its own, with three processes killed on the way."""
-    folder: Path = tmp_path_factory.mktemp("demo")
+    data = tmp_path_factory.mktemp("demo") / "data"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TALLYBOOK_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "services.cli", "demo", "--data", str(folder / "data"), "--json"],
-        env=clean,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    tallybook = [sys.executable, "-m", "services.cli"]
+    try:
+        done = subprocess.run(
+            [*tallybook, "demo", "--data", str(data), "--json"],
+            env=clean,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout, done.stderr[-4000:]
+        yield json.loads(done.stdout)
+    finally:
+        # The demonstration ends what it started; this is for one that was ended itself.
+        subprocess.run(
+            [*tallybook, "down"], env={**clean, "TALLYBOOK_DATA": str(data)}, capture_output=True, check=False
+        )
 
 
 def test_every_invoice_equals_the_independent_calculation(demonstration: dict[str, Any]) -> None:
