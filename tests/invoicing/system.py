@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -81,6 +82,17 @@ class System:
         eventually(lambda: died.poll() is not None, within_s=within_s)
         assert died.returncode == -signal.SIGKILL, f"{name} ended with {died.returncode}"
         self.start(name)
+
+    @contextmanager
+    def doubled(self, *names: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """A second process of each name beside the first, for as long as the block runs."""
+        own = {"TALLYBOOK_INSTANCE": "two", "TALLYBOOK_LEASE": LEASE}
+        seconds = [self.stack.start(name, self.settings, **own) for name in names]
+        try:
+            yield seconds
+        finally:
+            for each in seconds:
+                self.stack.stop(each)
 
     def close(self) -> None:
         for process in self._processes.values():

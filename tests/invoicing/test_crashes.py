@@ -78,3 +78,13 @@ def test_a_provider_killed_while_it_charges_costs_nothing(system: System, tenant
         run_two_months(system, seller)
         system.resurrect("sandbox", dying)
         collect_and_check(system, seller)
+
+
+def test_two_of_every_process_share_the_work(system: System, tenant: str) -> None:
+    """Also while one of them dies: the other goes on with what it left."""
+    with system.doubled("scheduler", "invoicing", "outbox", "payments") as seconds:
+        run_two_months(system, tenant)
+        system.await_paid(tenant, 4)
+        for each in seconds:
+            each.kill()
+        collect_and_check(system, tenant)
