@@ -259,4 +259,4 @@ def _fee(awaited: invoices.Awaited, minor: int) -> RatedLine:
 
 
 TestATenantsLife = TenantsLife.TestCase
-TestATenantsLife.settings = settings(max_examples=60, stateful_step_count=80, deadline=None)
+TestATenantsLife.settings = settings(max_examples=25, stateful_step_count=60, deadline=None)
