@@ -27,6 +27,7 @@ log = telemetry.logger("infra.micro_batches")
 
 CRASHED = 70  # exit code: the supervisor starts the process again
 _LOOK_S = 0.5  # how often the ends of idle partitions are looked at
+_GAP_ATTEMPTS = 6  # 12 s in all: a broker that starts or moves a leader answers again by then
 _BATCHES_AHEAD = 3  # read while one is being applied; more only costs memory
 
 
@@ -203,12 +204,17 @@ async def _unread_ends(app: Any, buffer: _Buffer) -> list[Batch]:
 
 async def _prove_gap(settings: Settings, position: Position, follows: int, offset: int) -> None:
     """Return if the log holds no record of `position` from `follows` up to `offset`; else end the process."""
-    try:
-        found = await asyncio.to_thread(_first_record, settings, position, follows, offset)
-    except Transient as error:
-        _end("gap in a log could not be looked at", position, offset, reason=str(error))
-    if found is not None:
-        _end("records were passed by", position, offset, first=found)
+    for attempt in range(_GAP_ATTEMPTS):
+        try:
+            found = await asyncio.to_thread(_first_record, settings, position, follows, offset)
+        except Transient as error:
+            log.warning("gap in a log not looked at yet", topic=position[0], offset=offset, reason=str(error))
+            await asyncio.sleep(0.2 * 2**attempt)
+            continue
+        if found is not None:
+            _end("records were passed by", position, offset, first=found)
+        return
+    _end("gap in a log could not be looked at", position, offset)
 
 
 def _first_record(settings: Settings, position: Position, start: int, end: int) -> int | None:

@@ -166,7 +166,7 @@ def test_events_travel_together_and_each_delivery_is_told(alone: Settings) -> No
         producer.check()
         for number in range(100):
             producer.send(replace(GOOD, id=str(number)), reports.append)
-    stored = [each for each in recorded_in(alone) if each[2].tenant == "t-batches"]
+    stored = [each for each in eventually(lambda: recorded_in(alone)) if each[2].tenant == "t-batches"]
     assert [len(content.events) for *_, content in stored] == [40, 40, 20]
     assert {partition for partition, *_ in stored} == {partition_for("t-batches", 3)}
     assert sorted(int(each.event.id) for each in reports) == list(range(100))
