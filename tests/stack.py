@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from infra import postgres
@@ -28,6 +29,7 @@ from tests.waiting import eventually
 _GIVEN = ("KAFKA", "POSTGRES", "REDIS")
 _KAFKA_IMAGE, _POSTGRES_IMAGE, _VALKEY_IMAGE = "apache/kafka:4.3.1", "postgres:18", "valkey/valkey:9.1"
 _START_S = 180
+_MS = timedelta(milliseconds=1)
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class Stack:
     def environment(self, settings: Settings | None = None, **more: str) -> dict[str, str]:
         """The environment of a process that runs with `settings`; `more` are further variables by full name."""
         own = (settings or self.settings).model_dump(mode="json", exclude_defaults=True)
+        spans = (settings or self.settings).model_dump(include=own.keys())
+        own |= {name: f"{span // _MS}ms" for name, span in spans.items() if isinstance(span, timedelta)}
         secret = {"kafka_sasl_password", "stripe_key", "stripe_webhook_secret"}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TALLYBOOK_")}
         return clean | {f"TALLYBOOK_{k.upper()}": str(v) for k, v in own.items() if k not in secret} | more

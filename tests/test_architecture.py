@@ -56,7 +56,7 @@ BILLING_MAY_IMPORT = frozenset(
 
 ONE_HOME = {
     "aiokafka": "infra/faust_app.py",
-    "celpy": "services/",
+    "celpy": "infra/expression.py",
     "confluent_kafka": "infra/kafka_",
     "fastapi": "services/api/",
     "fastavro": "schemas/binary.py",
