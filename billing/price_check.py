@@ -34,6 +34,7 @@ from billing.price import (
 
 DIGITS_MAX = 26  # before the point; with 12 after it a number fits decimal(38, 12), the log's own limit
 SCALE_MAX = 12
+ONLY_BY_UNITS = "allowed only with a price by units: per unit, tiers, packages or blocks"
 BY_UNITS = PerUnit | Graduated | GraduatedPercentage | Volume | Stairstep | Package | Blocks | Committed
 
 
@@ -68,7 +69,7 @@ def _check_steps(charge: Charge, path: str) -> None:
     by_units = isinstance(charge.model, BY_UNITS)
     if charge.conversion is not None:
         if not by_units and not isinstance(charge.model, Matrix | Capacity):
-            raise Rejected("unexpected", _only_by_units("conversion"), field=f"{path}.conversion")
+            raise Rejected("unexpected", ONLY_BY_UNITS, field=f"{path}.conversion")
         _check_conversion(charge.conversion, f"{path}.conversion")
     _amount(charge.free_units, f"{path}.free_units")
     for name, given in (
@@ -77,7 +78,7 @@ def _check_steps(charge: Charge, path: str) -> None:
         ("commitment", charge.commitment),
     ):
         if given and not by_units:
-            raise Rejected("unexpected", _only_by_units(name.replace("_", " ")), field=f"{path}.{name}")
+            raise Rejected("unexpected", ONLY_BY_UNITS, field=f"{path}.{name}")
     if charge.commitment is not None:
         _check_commitment(charge.commitment, f"{path}.commitment")
 
@@ -144,7 +145,9 @@ def _check_bounds(bounds: Sequence[Decimal | None], path: str) -> None:
         _amount(bound, f"{path}[{i}].up_to")
         if bound <= low:
             raise Rejected(
-                "overlapping_tiers", f"{bound} is not above {low}, where the tier starts", field=f"{path}[{i}].up_to"
+                "overlapping_tiers",
+                f"{bound} is not above {low}, where the tier starts; tiers ascend",
+                field=f"{path}[{i}].up_to",
             )
         low = bound
     if bounds[-1] is not None:
@@ -190,7 +193,7 @@ def _check_matrix(model: Matrix, path: str) -> None:
         if len(cell.values) != len(model.dimensions):
             raise Rejected(
                 "wrong_length",
-                f"it needs {len(model.dimensions)} values, one per dimension",
+                f"allowed is one value for each of: {', '.join(model.dimensions)}",
                 field=f"{path}.cells[{i}].values",
             )
         if cell.values in seen:
@@ -252,7 +255,3 @@ def _percent(value: Decimal, path: str) -> None:
     _amount(value, path)
     if value > 100:
         raise Rejected("out_of_range", f"{value} % is above 100; allowed is 0 to 100", field=path)
-
-
-def _only_by_units(what: str) -> str:
-    return f"a {what} needs a price by units: per unit, tiers, packages or blocks"

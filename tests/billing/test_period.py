@@ -193,6 +193,8 @@ def test_calendar_arithmetic_is_local() -> None:
     assert add_days(utc("2026-10-30T04:00"), 3, "America/New_York") == utc("2026-11-02T05:00")
     assert add_interval(utc("2025-01-31T12:00"), "P1M", 1, "UTC") == utc("2025-02-28T12:00")
     assert floor(utc("2026-08-13T14:37"), "hour", "Asia/Kathmandu") == utc("2026-08-13T14:15")
+    kathmandu = floor(utc("2026-08-13T14:37:12.5"), "hour", "Asia/Kathmandu")
+    assert (kathmandu.microsecond, kathmandu.second, kathmandu.tzinfo) == (0, 0, UTC)
     assert floor(utc("2026-08-13T14:37"), "half_year", "UTC") == utc("2026-07-01")
     with pytest.raises(Rejected):
         floor(utc("2026-08-13"), "fortnight", "UTC")
@@ -223,22 +225,70 @@ def test_an_interval_reads_years_months_weeks_and_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cadence", "field"),
+    ("cadence", "field", "code", "detail"),
     [
-        (Cadence("UTC", local("2026-01-01"), "P1M", Alignment.CALENDAR, day=31), "day"),
-        (Cadence("UTC", local("2026-01-01"), "P1M", Alignment.ANCHOR, day=32), "day"),
-        (Cadence("UTC", local("2026-01-01"), "P1M", Alignment.ANCHOR, day=0), "day"),
-        (Cadence("UTC", local("2026-01-01"), "P1W", Alignment.ANCHOR, day=3), "day"),
-        (Cadence("Mars/Olympus", local("2026-01-01")), "zone"),
-        (Cadence("../etc/passwd", local("2026-01-01")), "zone"),
-        (Cadence("UTC", utc("2026-01-01")), "anchor"),
-        (Cadence("UTC", local("2026-01-01"), "P1M15D"), "interval"),
+        (
+            Cadence("UTC", local("2026-01-01"), "P1M", Alignment.CALENDAR, day=31),
+            "day",
+            "unexpected",
+            "a calendar plan starts on its calendar's first day",
+        ),
+        (
+            Cadence("UTC", local("2026-01-01"), "P1M", Alignment.ANCHOR, day=32),
+            "day",
+            "out_of_range",
+            "32 is no day of a month; allowed is 1 to 31",
+        ),
+        (
+            Cadence("UTC", local("2026-01-01"), "P1M", Alignment.ANCHOR, day=0),
+            "day",
+            "out_of_range",
+            "0 is no day of a month; allowed is 1 to 31",
+        ),
+        (
+            Cadence("UTC", local("2026-01-01"), "P1W", Alignment.ANCHOR, day=3),
+            "day",
+            "unexpected",
+            "only intervals of months or years have a billing day",
+        ),
+        (
+            Cadence("Mars/Olympus", local("2026-01-01")),
+            "zone",
+            "unknown_zone",
+            "'Mars/Olympus' is no IANA zone such as Europe/Berlin",
+        ),
+        (
+            Cadence("../etc/passwd", local("2026-01-01")),
+            "zone",
+            "unknown_zone",
+            "'../etc/passwd' is no IANA zone such as Europe/Berlin",
+        ),
+        (
+            Cadence("UTC", utc("2026-01-01")),
+            "anchor",
+            "invalid_time",
+            "the anchor is a local date-time without offset",
+        ),
+        (
+            Cadence("UTC", local("2026-01-01"), "P1M15D"),
+            "interval",
+            "invalid_interval",
+            "P1M15D mixes months and days; a calendar plan allows one of them",
+        ),
     ],
 )
-def test_a_cadence_that_gives_no_periods_is_refused_by_field(cadence: Cadence, field: str) -> None:
+def test_a_cadence_that_gives_no_periods_is_refused_by_field(
+    cadence: Cadence, field: str, code: str, detail: str
+) -> None:
     with pytest.raises(Rejected) as refused:
         check_cadence(cadence, "terms")
-    assert refused.value.field == f"terms.{field}"
+    assert (refused.value.field, refused.value.code, refused.value.detail) == (f"terms.{field}", code, detail)
+
+
+@pytest.mark.parametrize("day", [1, 31])
+def test_every_day_of_a_month_may_be_a_billing_day(day: int) -> None:
+    check_cadence(Cadence("UTC", local("2026-01-01"), "P1M", Alignment.ANCHOR, day=day), "terms")
+    check_cadence(Cadence("UTC", local("2026-01-01"), "P1M15D", Alignment.ANCHOR, day=day), "terms")
 
 
 def test_an_end_before_its_start_is_refused() -> None:

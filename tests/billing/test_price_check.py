@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -57,7 +58,7 @@ def charge(model: PriceModel, **options: object) -> Charge:
         Volume((OPEN,)),
         Stairstep((Tier(D(1), flat=D(3)), Tier(flat=D(5)))),
         Package(D("0.5"), D(1)),
-        Blocks((BlockTier(D(1), 10, D(1)), BlockTier(D(2), 5, D(1)))),
+        Blocks((BlockTier(D(1), 1, D(1)), BlockTier(D(2), 5, D(1)))),
         Percentage(D("2.9"), D("0.30")),
         GraduatedPercentage((PercentageTier(D(100), D(5)), PercentageTier())),
         Matrix(("a", "b"), (Cell(("x", "y"), D(1)), Cell(("x", "z"), D(1)))),
@@ -86,6 +87,7 @@ def test_every_model_can_be_published(model: PriceModel) -> None:
         (Graduated((Tier(D(1), cap=D(-1)), OPEN)), "tiers[0].cap", "out_of_range"),
         (Stairstep((Tier(D(1), D(1)), Tier(flat=D(5)))), "tiers[0].unit", "unexpected"),
         (GraduatedPercentage((PercentageTier(None, D(101)),)), "tiers[0].percent", "out_of_range"),
+        (GraduatedPercentage((PercentageTier(None, D(1), D(-1)),)), "tiers[0].flat", "out_of_range"),
         (
             GraduatedPercentage((PercentageTier(D(1)), PercentageTier(D(1)), PercentageTier())),
             "tiers[1].up_to",
@@ -167,6 +169,27 @@ def test_a_wrong_charge_is_refused_by_its_path(wrong: Charge, field: str, code: 
     with pytest.raises(Rejected) as refused:
         check(wrong, PATH)
     assert (refused.value.field, refused.value.code) == (f"{PATH}.{field}", code)
+
+
+def test_a_conversion_may_keep_as_many_decimals_as_the_log() -> None:
+    check(charge(PerUnit(D(1)), conversion=Conversion(D(1), precision=12)), PATH)
+
+
+def test_every_refusal_reads_as_it_is_written_down() -> None:
+    """`refusals.txt` is what people read; its diff is what a reviewer reviews."""
+    written = Path(__file__).with_name("refusals.txt")
+    marks = [
+        *test_a_wrong_model_is_refused_by_its_path.pytestmark,
+        *test_a_wrong_charge_is_refused_by_its_path.pytestmark,
+    ]
+    said: list[str] = []
+    for mark in marks:
+        for each in mark.args[1]:
+            wrong = each[0] if isinstance(each[0], Charge) else charge(each[0])
+            with pytest.raises(Rejected) as refused:
+                check(wrong, "charge")
+            said.append(f"{refused.value}\n")
+    assert "".join(said) == written.read_text(encoding="utf-8")
 
 
 def test_dimensions_are_those_of_the_model_or_of_the_split() -> None:

@@ -95,9 +95,20 @@ def test_a_credit_counts_what_was_given_back_before() -> None:
     assert made.credit == Money(30, "USD")
 
 
+def test_a_fee_is_divided_by_seconds_or_by_days() -> None:
+    parts = MARCH.split(utc("2013-03-10T16:00"))  # the clocks moved at 07:00 of that day
+    fee = Money(3100000, "USD")
+    assert [part.minor for part in prorate(fee, parts)] == [947106, 2152894]
+    assert [part.minor for part in prorate(fee, parts, by=DAY, zone=ZONE)] == [900000, 2200000]
+    late = MARCH.split(utc("2013-03-11T02:00"))  # still the 10th in New York
+    assert [part.minor for part in prorate(fee, late, by=DAY, zone=ZONE)] == [900000, 2200000]
+
+
 def test_spans_without_length_cannot_share() -> None:
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejected) as refused:
         prorate(Money(5, "USD"), [Period(MARCH.start, MARCH.start)])
+    assert refused.value.code == "no_time"
+    assert refused.value.detail == "spans of no length cannot share a fee; allowed is one of some length"
     hour = Period(MARCH.start, MARCH.start + timedelta(hours=1))
     with pytest.raises(Rejected, match="by second"):
         fraction(hour, hour, by=DAY, zone=ZONE)
@@ -109,6 +120,12 @@ def test_spans_without_length_cannot_share() -> None:
 )
 def test_months_may_count_as_so_many_days(start: str, end: str, days: int, expected: int) -> None:
     assert fixed_month_days(Period(utc(start), utc(end)), days, "UTC") == expected
+
+
+def test_the_days_of_a_fixed_month_are_local() -> None:
+    night = Period(utc("2023-06-01T02:00"), utc("2023-07-01T02:00"))  # 31 May to 30 June in New York
+    assert fixed_month_days(night, 30, ZONE) == 29
+    assert fixed_month_days(night, 30, "UTC") == 30
 
 
 def test_partial_periods_may_refer_to_the_interval_next_to_them() -> None:

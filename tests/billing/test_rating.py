@@ -220,6 +220,10 @@ def test_events_may_carry_their_price() -> None:
         (Conversion(D(3), rounding=QuantityRounding.DOWN), "8.999999999999", "2"),
         (Conversion(D(3), rounding=QuantityRounding.HALF_UP), "4.5", "2"),
         (Conversion(D(1024)), "1", "0.0009765625"),
+        (Conversion(D(2**20)), "1", "0.00000095367431640625"),  # a quotient that ends is exact, however long
+        (Conversion(D(5**13)), "1", "0.0000000008192"),
+        (Conversion(D(3 * 2**20)), "3", "0.000000953674"),
+        (Conversion(D("0.08")), "1", "12.5"),
     ],
 )
 def test_quantities_are_converted_then_rounded(conversion: Conversion, quantity: str, expected: str) -> None:

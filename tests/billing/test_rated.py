@@ -1,0 +1,222 @@
+"""What a rated charge tells about itself: quantity, steps, adjustments and the words for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from billing.errors import Rejected
+from billing.metering import Measured
+from billing.price import (
+    Blocks,
+    BlockTier,
+    Capacity,
+    CapacityLimit,
+    CapacityTier,
+    Cell,
+    Charge,
+    Commitment,
+    Committed,
+    Conversion,
+    Dynamic,
+    Flat,
+    Graduated,
+    GraduatedPercentage,
+    Matrix,
+    Package,
+    Percentage,
+    PercentageTier,
+    PerUnit,
+    PriceModel,
+    QuantityRounding,
+    Stairstep,
+    Tier,
+    Volume,
+)
+from billing.rated import Adjustment, Rated, Step, figure, price_figure
+from billing.rating import rate, rate_all
+
+D, ZERO = Decimal, Decimal(0)
+TIERS = (Tier(D(10), D("1.5"), D(3)), Tier(unit=D("0.5")))
+
+
+def charge(model: PriceModel, **options: object) -> Charge:
+    return replace(Charge("charge", "Charge", model, None if isinstance(model, Flat) else "meter"), **options)
+
+
+def explained(model: PriceModel, used: str, **options: object) -> Rated:
+    return rate(charge(model, **options), Measured(D(used)))
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "steps", "text"),
+    [
+        (Flat(D(5)), "9", [Step("", ZERO, ZERO, D(5), D(5))], "5.00"),
+        (PerUnit(D("0.0095")), "1000.5", [Step("", D("1000.5"), D("0.0095"), ZERO, D("9.50475"))], "1,000.5 x 0.0095"),
+        (
+            Graduated(TIERS),
+            "12",
+            [Step("tier 1", D(10), D("1.5"), D(3), D(18)), Step("tier 2", D(2), D("0.5"), ZERO, D(1))],
+            "10 x 1.50 + 3.00 + 2 x 0.50",
+        ),
+        (Volume(TIERS), "12", [Step("tier 2", D(12), D("0.5"), ZERO, D(6))], "12 x 0.50"),
+        (
+            Stairstep((Tier(D(5), flat=D(9)), Tier(flat=D(15)))),
+            "6",
+            [Step("tier 2", D(6), ZERO, D(15), D(15))],
+            "15.00",
+        ),
+        (Package(D(10), D(25)), "11", [Step("packages", D(2), D(25), ZERO, D(50))], "2 x 25.00"),
+        (
+            Blocks((BlockTier(D(10), 2, D(3)), BlockTier(D(100), None, D(20)))),
+            "21",
+            [Step("tier 1", D(2), D(3), ZERO, D(6)), Step("tier 2", D(1), D(20), ZERO, D(20))],
+            "2 x 3.00 + 1 x 20.00",
+        ),
+        (
+            Blocks((BlockTier(D(10), 2, D(3)), BlockTier(D(100), None, D(20))), top=True),
+            "21",
+            [Step("tier 2", D(1), D(20), ZERO, D(20))],
+            "1 x 20.00",
+        ),
+        (Committed(D(10), D(100), D(7)), "8", [Step("capacity", ZERO, ZERO, D(100), D(100))], "100.00"),
+        (
+            Committed(D(10), D(100), D(7)),
+            "12",
+            [Step("capacity", ZERO, ZERO, D(100), D(100)), Step("overage", D(2), D(7), ZERO, D(14))],
+            "100.00 + 2 x 7.00",
+        ),
+        (Dynamic(D("0.01")), "150", [Step("", D(150), D("0.01"), ZERO, D("1.5"))], "150 x 0.01"),
+        (Percentage(D("2.9")), "150", [Step("percentage", D(150), D("2.9"), ZERO, D("4.35"), True)], "2.9 % of 150"),
+        (
+            GraduatedPercentage((PercentageTier(D(100), D(5), D(1)), PercentageTier(None, D(2)))),
+            "150",
+            [Step("tier 1", D(100), D(5), D(1), D(6), True), Step("tier 2", D(50), D(2), ZERO, D(1), True)],
+            "5 % of 100 + 1.00 + 2 % of 50",
+        ),
+    ],
+)
+def test_a_charge_explains_its_amount(model: PriceModel, used: str, steps: list[Step], text: str) -> None:
+    rated = explained(model, used)
+    assert list(rated.steps) == steps
+    assert rated.text == text
+    assert rated.usage == rated.amount == sum((step.amount for step in steps), ZERO)
+
+
+@pytest.mark.parametrize(
+    ("model", "used", "quantity"),
+    [
+        (Flat(D(5)), "9", 1),
+        (PerUnit(D(1)), "9.5", D("9.5")),
+        (PerUnit(D(1)), "-9.5", 0),
+        (Graduated(TIERS), "-1", 0),
+        (Dynamic(), "150", 150),
+        (Dynamic(), "-150", -150),
+        (Percentage(D(1)), "150", 150),
+    ],
+)
+def test_the_priced_quantity_is_told(model: PriceModel, used: str, quantity: Decimal) -> None:
+    assert explained(model, used).quantity == quantity
+
+
+def test_a_capacity_above_its_last_tier_costs_that_tier() -> None:
+    tiers = (CapacityTier((CapacityLimit("seats", D(1)),), D(3)), CapacityTier((CapacityLimit("seats", D(2)),), D(5)))
+    made = charge(Capacity(("kind",), tiers), conversion=Conversion(D(10), rounding=QuantityRounding.UP))
+    rated = rate(made, Measured(ZERO, ((("seats",), D(31)),)))
+    assert (rated.amount, rated.quantity, rated.text) == (5, 1, "5.00")
+    assert rated.steps == (Step("tier 2", ZERO, ZERO, D(5), D(5)),)
+    assert rate(made, Measured(ZERO, ((("seats",), D(11)),))).amount == 5
+    assert rate(made, Measured(ZERO, ((("seats",), D(10)),))).amount == 3
+
+
+def test_cells_are_converted_one_by_one() -> None:
+    model = Matrix(("zone", "size"), (Cell(("eu", "big"), D(3)), Cell(("us", "big"), D(2))))
+    made = charge(model, conversion=Conversion(D(10), rounding=QuantityRounding.UP))
+    rated = rate(made, Measured(D(40), ((("eu", "big"), D(21)), (("us", "big"), D(19)))))
+    assert (rated.amount, rated.quantity) == (13, 5)
+    assert [step.label for step in rated.steps] == ["eu, big", "us, big"]
+    assert rated.text == "3 x 3.00 + 2 x 2.00"
+    plain = rate(charge(model), Measured(D(3), ((("eu", "big"), D(5)), (("us", "big"), D(-2)))))
+    assert (plain.amount, plain.quantity) == (15, 3)
+    assert [step.quantity for step in plain.steps] == [5, 0]
+
+
+def test_an_unpriced_cell_has_a_code_for_programs() -> None:
+    with pytest.raises(Rejected) as refused:
+        rate(charge(Matrix(("zone",), ())), Measured(D(1), ((("mars",), D(1)),)))
+    assert refused.value.code == "unpriced_cell"
+
+
+@pytest.mark.parametrize(
+    ("commitment", "used", "adjustments", "text"),
+    [
+        (
+            Commitment(quantity=D(10)),
+            "4",
+            (Adjustment("up to the commitment of 20.00", D(12)),),
+            "4 x 2.00 + 12.00 up to the commitment of 20.00",
+        ),
+        (
+            Commitment(amount=D(20), overage_factor=D("1.5")),
+            "12",
+            (Adjustment("for 4.00 above the commitment at 1.5 times the price", D(2)),),
+            "12 x 2.00 + 2.00 for 4.00 above the commitment at 1.5 times the price",
+        ),
+        (Commitment(amount=D(20)), "10", (), "10 x 2.00"),
+    ],
+)
+def test_a_commitment_explains_itself(
+    commitment: Commitment, used: str, adjustments: tuple[Adjustment, ...], text: str
+) -> None:
+    rated = explained(PerUnit(D(2)), used, commitment=commitment)
+    assert (rated.adjustments, rated.text, rated.quantity) == (adjustments, text, D(used))
+    assert rated.amount == rated.usage + sum((each.amount for each in adjustments), ZERO)
+
+
+def test_each_combination_has_its_own_commitment() -> None:
+    made = charge(PerUnit(D(2)), split_by=("zone",), commitment=Commitment(quantity=D(10)), free_units=D(1))
+    rated = rate(made, Measured(D(20), ((("eu",), D(5)), (("us",), D(15)), (("xx",), D(-3)))))
+    assert (rated.amount, rated.quantity) == (20 + 28 + 20, 4 + 14)
+    assert [(step.label, step.quantity) for step in rated.steps] == [("eu", 4), ("us", 14), ("xx", 0)]
+    assert [each.amount for each in rated.adjustments] == [12, 20]
+    plain = rate(charge(PerUnit(D(2)), split_by=("zone",)), Measured(D(2), ((("eu",), D(5)), (("us",), D(-3)))))
+    assert (plain.amount, plain.quantity) == (10, 5)
+
+
+def test_a_batch_ends_its_period_and_rounds_half_up() -> None:
+    made = charge(PerUnit(D("0.005")), minimum=D("0.01"))
+    quantities = [Measured(D(n)) for n in (0, 1, 3, 5)]
+    assert [minor for minor, _ in rate_all(made, quantities, "USD")] == [1, 1, 2, 3]
+    assert [minor for minor, _ in rate_all(made, quantities, "USD", final=False)] == [0, 1, 2, 3]
+    wide = [Measured(D("123456789012345678901234567890.123456789012"))]
+    assert rate_all(charge(PerUnit(D("1.000000000001"))), wide, "JPY")[0][0] == 123456789012469135690246913569
+    bounded = charge(PerUnit(D(2)), maximum=D(3), discount_percent=D(10))
+    assert [minor for minor, _ in rate_all(bounded, [Measured(D(1)), Measured(D(2))], "USD")] == [180, 300]
+
+
+def test_a_part_of_a_period_may_still_exceed_its_commitment() -> None:
+    made = charge(PerUnit(D(2)), commitment=Commitment(amount=D(10), overage_factor=D(2)))
+    assert rate(made, Measured(D(6)), final=False).amount == 14
+    assert rate(made, Measured(D(4)), final=False).amount == 8
+    assert rate(made, Measured(D(4)), final=False).adjustments == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "quantity", "price"),
+    [
+        ("1000", "1,000", "1,000.00"),
+        ("10.50", "10.5", "10.50"),
+        ("0.0095000", "0.0095", "0.0095"),
+        ("0", "0", "0.00"),
+        ("-1.5", "-1.5", "-1.50"),
+    ],
+)
+def test_figures_are_written_for_people(number: str, quantity: str, price: str) -> None:
+    assert (figure(D(number)), price_figure(D(number))) == (quantity, price)
+
+
+def test_nothing_used_and_nothing_owed_is_a_zero() -> None:
+    rated = explained(Graduated(TIERS), "0", flat_at_zero=False)
+    assert (rated.amount, rated.steps, rated.text) == (0, (), "0")
