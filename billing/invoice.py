@@ -23,8 +23,6 @@ from billing.ledger import Account, Posting, entry
 from billing.money import Money, half_up
 from billing.tax import TaxAmount, taxes
 
-_DEFERRED = (LineKind.FEE, LineKind.UNUSED_FEE)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssueInvoice:
@@ -252,11 +250,12 @@ def _finalized(run: BillingRun, lines: tuple[RatedLine, ...], terms: Terms) -> I
         issued_at=terms.now,
         due_at=terms.now + timedelta(days=terms.payment_terms_days),
         seller=terms.seller,
-        postings=_postings(lines, net, charged, total, credit_applied),
+        postings=_postings(run, lines, net, charged, total, credit_applied),
     )
 
 
 def _postings(
+    run: BillingRun,
     lines: Sequence[RatedLine],
     net: Sequence[Money],
     charged: Sequence[TaxAmount],
@@ -267,7 +266,7 @@ def _postings(
     zero = Money.zero(total.currency)
     earned = {Account.REVENUE: zero, Account.DEFERRED_REVENUE: zero}
     for line, amount in zip(lines, net, strict=True):
-        earned[Account.DEFERRED_REVENUE if line.kind in _DEFERRED else Account.REVENUE] += amount
+        earned[Account.DEFERRED_REVENUE if _is_deferred(line, run) else Account.REVENUE] += amount
     contained = sum((each.amount for each in charged if each.rate.inclusive), zero)
     sides = [(account, -amount) for account, amount in _without(contained, earned).items()]
     sides += [(Account.TAX_PAYABLE, -each.amount) for each in charged]
@@ -299,9 +298,18 @@ def _paid_without_payment(finalized: InvoiceFinalized) -> InvoicePaid:
     )
 
 
+def _is_deferred(line: RatedLine, run: BillingRun) -> bool:
+    """Whether a line bills service that is still to come, or gives such a fee back."""
+    return line.kind is LineKind.UNUSED_FEE or _is_fee_in_advance(line, run)
+
+
+def _is_fee_in_advance(line: RatedLine, run: BillingRun) -> bool:
+    return line.kind is LineKind.FEE and run.advance is not None and line.period == run.advance.period
+
+
 def _net_fees(event: InvoiceFinalized) -> tuple[tuple[str, Money], ...]:
     return tuple(
         (line.rated.charge, line.rated.amount - line.discount)
         for line in event.lines
-        if line.rated.kind is LineKind.FEE and event.run.advance and line.rated.period == event.run.advance.period
+        if _is_fee_in_advance(line.rated, event.run)
     )

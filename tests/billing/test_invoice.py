@@ -146,8 +146,17 @@ def test_credit_pays_before_the_provider_does_and_is_posted() -> None:
     life.given(until(FEBRUARY), close(FEBRUARY))
     life.given(issue(life, line("31.00")))
     assert life.last_invoice.postings == postings(
-        (Account.RECEIVABLE, "11.00"), (Account.DEFERRED_REVENUE, "-31.00"), (Account.CUSTOMER_CREDIT, "20.00")
+        (Account.RECEIVABLE, "11.00"), (Account.REVENUE, "-31.00"), (Account.CUSTOMER_CREDIT, "20.00")
     )
+
+
+def test_a_fee_is_deferred_in_advance_and_earned_in_arrears() -> None:
+    life = a_subscriber()
+    life.given(issue(life, line("31.00")))
+    assert life.last_invoice.postings == postings((Account.RECEIVABLE, "31.00"), (Account.DEFERRED_REVENUE, "-31.00"))
+    life.given(until(FEBRUARY), close(FEBRUARY))
+    life.given(issue(life, line("31.00")))  # January's, at its end
+    assert life.last_invoice.postings == postings((Account.RECEIVABLE, "31.00"), (Account.REVENUE, "-31.00"))
 
 
 def test_a_payment_settles_the_receivable() -> None:
