@@ -52,8 +52,11 @@ def line_text(line: InvoiceLine, zone: ZoneInfo) -> list[str]:
     """A line and the arithmetic below it."""
     rated = line.rated
     quantity = f"{rated.quantity.normalize():,f}" if rated.quantity is not None else ""
-    what = f"  {rated.description}"
-    made = [f"{what:<34}{span(rated.period, zone):<26}{quantity:>14}{money(rated.amount):>{_AMOUNT}}"]
+    left = f"{f'  {rated.description}':<33} {span(rated.period, zone)}"
+    right = f"{quantity}{money(rated.amount):>{_AMOUNT}}"
+    made = [f"{left}{right:>{WIDTH - len(left)}}"]
+    if len(made[0]) > WIDTH:  # long names, or spans with times of day, take a line of their own
+        made = [left, f"{right:>{WIDTH}}"]
     made += [f"      = {piece}" for piece in _wrapped(rated.explanation, WIDTH - 8)]
     if line.discount.minor:
         made.append(f"      {'discount':<{WIDTH - 6 - _AMOUNT}}{money(-line.discount):>{_AMOUNT}}")

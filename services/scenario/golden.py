@@ -102,7 +102,7 @@ def _journal(invoices: Sequence[InvoiceFinalized]) -> list[str]:
     rows = []
     for each in invoices:
         head = each.number
-        for posting in each.postings:
+        for posting in sorted(each.postings, key=lambda posting: posting.amount.minor < 0):  # debits first
             side = "dr" if posting.amount.minor > 0 else "cr"
             name = invoice_document.label_of(posting.account)
             indent = _SIDE if side == "dr" else 2 * _SIDE

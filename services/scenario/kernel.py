@@ -118,10 +118,10 @@ class _Office:
         try:
             match verb:
                 case Subscribe(customer=customer):
-                    if CustomerId(customer) not in self._state.customers:
-                        self._ask(line, CreateCustomer(customer_id=CustomerId(customer)))
+                    self._know(line, CustomerId(customer))
                     self._ask(line, _subscription(verb))
                 case Redeem(customer=customer, coupon=coupon):
+                    self._know(line, CustomerId(customer))
                     self._ask(line, RedeemCoupon(customer_id=CustomerId(customer), coupon=coupon))
                 case Cancel(subscription=subscription, at_period_end=at_period_end):
                     named = SubscriptionId(subscription)
@@ -175,6 +175,11 @@ class _Office:
         """A command of the timeline. Also kept if it is refused: the system must refuse it, too."""
         self.steps.append(Send(line, command))
         self._decide(command)
+
+    def _know(self, line: int, customer: CustomerId) -> None:
+        """Create the customer whom the timeline names for the first time."""
+        if customer not in self._state.customers:
+            self._ask(line, CreateCustomer(customer_id=customer))
 
     def _decide(self, command: Any) -> list[EventEnvelope]:
         meta = CommandMeta(
