@@ -60,12 +60,17 @@ def test_an_amount_is_rounded_once_half_up_away_from_zero(major: str, minor: int
 
 def test_an_amount_of_four_hundred_digits_is_exact() -> None:
     assert Money.from_major(Decimal("1e400"), "USD").minor == 10**402
+    assert Money.from_major(Decimal("1e2000"), "KWD").minor == 10**2003
+    assert Money.from_major(Decimal("0.5") + Decimal(10) ** 20, "JPY").minor == 10**20 + 1
+    assert to_minor(Decimal("12345678901234567890123456789012345.675"), 2) == 1234567890123456789012345678901234568
 
 
 @pytest.mark.parametrize("nonsense", ["NaN", "Infinity", "-Infinity", "sNaN"])
 def test_what_is_no_number_is_no_money(nonsense: str) -> None:
-    with pytest.raises(Rejected, match="finite"):
+    with pytest.raises(Rejected) as refused:
         Money.from_major(Decimal(nonsense), "USD")
+    assert (refused.value.code, refused.value.field) == ("not_a_number", "amount")
+    assert refused.value.detail == f"{nonsense} is no amount; allowed is a finite decimal"
 
 
 def test_a_float_is_no_money() -> None:

@@ -177,6 +177,14 @@ def test_a_change_of_interval_keeps_the_anchors_day(interval: str, start: str, e
     assert period_from(cadence, utc(start)) == Period(utc(start), utc(end))
 
 
+def test_a_change_of_interval_keeps_the_billing_day() -> None:
+    cadence = Cadence("UTC", local("2026-01-10"), "P6M", Alignment.ANCHOR, day=31)
+    assert period_from(cadence, utc("2026-04-30")) == Period(utc("2026-04-30"), utc("2026-10-31"))
+    assert period_from(cadence, utc("2026-04-10")) == Period(utc("2026-04-10"), utc("2026-07-31"))
+    anchor = Cadence("UTC", local("2026-01-10T12:00"), "P1M", Alignment.ANCHOR)
+    assert period_from(anchor, utc("2026-01-10T08:00")).end == utc("2026-02-10T12:00")
+
+
 @given(cadences, instants)
 def test_a_period_from_a_boundary_is_the_full_period(cadence: Cadence, at: datetime) -> None:
     start = full_period(cadence, at).start

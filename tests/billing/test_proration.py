@@ -110,8 +110,10 @@ def test_spans_without_length_cannot_share() -> None:
     assert refused.value.code == "no_time"
     assert refused.value.detail == "spans of no length cannot share a fee; allowed is one of some length"
     hour = Period(MARCH.start, MARCH.start + timedelta(hours=1))
-    with pytest.raises(Rejected, match="by second"):
+    with pytest.raises(Rejected) as refused:
         fraction(hour, hour, by=DAY, zone=ZONE)
+    assert refused.value.code == "no_days"
+    assert refused.value.detail == "a period of 3600 seconds holds no day; allowed is proration by second"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,26 @@ def test_the_days_of_a_fixed_month_are_local() -> None:
 def test_partial_periods_may_refer_to_the_interval_next_to_them() -> None:
     assert leading_fraction(Period(utc("2011-02-14"), utc("2011-02-28")), "P1M", zone="UTC") == Fraction(14, 31)
     assert trailing_fraction(Period(utc("2011-02-15"), utc("2011-02-27")), "P1M", zone="UTC") == Fraction(12, 28)
+
+
+def test_partial_periods_are_measured_in_local_days_or_in_seconds() -> None:
+    used = Period(utc("2013-03-10T16:00"), utc("2013-04-01T04:00"))
+    assert leading_fraction(used, "P1M", zone=ZONE) == Fraction(22, 31)
+    assert leading_fraction(used, "P1M", by=SECOND, zone=ZONE) == fraction(used, MARCH)
+    evening = Period(utc("2013-03-01T05:00"), utc("2013-03-11T02:00"))  # until the evening of the 10th
+    assert trailing_fraction(evening, "P1M", zone=ZONE) == Fraction(9, 31)
+    assert trailing_fraction(evening, "P1M", by=SECOND, zone=ZONE) == fraction(evening, MARCH)
+    cadence = Cadence(ZONE, datetime(2013, 3, 1), "P1M", Alignment.ANCHOR)  # noqa: DTZ001
+    by_second = list(billed_shares(cadence, used.start, utc("2013-04-11T04:00"), utc("2014-01-01"), by=SECOND))
+    assert by_second == [fraction(used, MARCH), Fraction(1, 3)]
+    to_the_end = list(billed_shares(cadence, MARCH.start, MARCH.end, MARCH.end, by=SECOND))
+    assert to_the_end == [1]
+
+
+def test_a_change_is_measured_in_local_days() -> None:
+    night = utc("2013-03-15T03:00")  # the 14th in New York
+    assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night, by=DAY, zone=ZONE).credit == Money(1800, "USD")
+    assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night, by=DAY, zone="UTC").credit == Money(1700, "USD")
 
 
 def test_periods_are_billed_as_they_begin() -> None:

@@ -37,6 +37,7 @@ from billing.price import (
 )
 from billing.rated import Adjustment, Rated, Step, figure, price_figure
 from billing.rating import rate, rate_all
+from billing.tiers import graduated, graduated_between
 
 D, ZERO = Decimal, Decimal(0)
 TIERS = (Tier(D(10), D("1.5"), D(3)), Tier(unit=D("0.5")))
@@ -220,3 +221,64 @@ def test_figures_are_written_for_people(number: str, quantity: str, price: str) 
 def test_nothing_used_and_nothing_owed_is_a_zero() -> None:
     rated = explained(Graduated(TIERS), "0", flat_at_zero=False)
     assert (rated.amount, rated.steps, rated.text) == (0, (), "0")
+
+
+def test_fees_per_transaction_and_their_bounds_are_explained() -> None:
+    amounts = (D(100), D(1000))
+    model = Percentage(D(2), D("0.5"), minimum=D(5))
+    rated = rate(charge(model), Measured(D(1100), transactions=amounts, events=2))
+    assert rated.steps == (
+        Step("percentage", D(1100), D(2), ZERO, D(22), True),
+        Step("transactions", D(2), D("0.5"), ZERO, D(1)),
+    )
+    assert rated.adjustments == (Adjustment("for the least and largest fee per transaction", D("2.5")),)
+    assert (rated.amount, rated.quantity) == (D("25.5"), 1100)
+    assert rated.text == "2 % of 1,100 + 2 x 0.50 + 2.50 for the least and largest fee per transaction"
+    plain = rate(charge(Percentage(D(2), D("0.5"))), Measured(D(1100), events=2))
+    assert (plain.amount, plain.quantity, plain.adjustments) == (23, 1100, ())
+    with_flat = Rated(D(3), D(1), [("tier 1", D(100), D(2), D(1), D(3), True)])
+    assert with_flat.text == "2 % of 100 + 1.00"
+
+
+@pytest.mark.parametrize(
+    ("amounts", "expected"),
+    [
+        (("40", "60"), "0"),  # up to the free amount nothing is paid
+        (("40", "60.5"), "1.05"),  # half a unit above it: 10 % of the excess and the fee
+        (("40", "61"), "1.1"),
+        (("150",), "6"),
+    ],
+)
+def test_a_transaction_within_the_free_amount_is_free(amounts: tuple[str, ...], expected: str) -> None:
+    model = Percentage(D(10), D(1), free_amount=D(100))
+    given = tuple(D(each) for each in amounts)
+    assert rate(charge(model), Measured(sum(given, ZERO), transactions=given)).amount == D(expected)
+
+
+def test_fewer_transactions_than_are_free_owe_nothing() -> None:
+    model = Percentage(D(0), D(1), free_transactions=5)
+    assert [rate(charge(model), Measured(D(9), events=n)).amount for n in (0, 4, 5, 6)] == [0, 0, 0, 1]
+
+
+def test_a_bounded_charge_tells_what_was_priced() -> None:
+    rated = explained(PerUnit(D("0.1")), "5", discount_percent=D(50))
+    assert (rated.amount, rated.quantity) == (D("0.25"), 5)
+    assert explained(PerUnit(D("0.1")), "0", discount_percent=D(50)).adjustments == ()
+    assert explained(Dynamic(), "-10", discount_percent=D(50)).amount == -10
+
+
+def test_a_quantity_of_many_digits_is_rounded_to_a_unit_exactly() -> None:
+    huge = D("123456789012345678901234567890123456789.4")
+    conversion = Conversion(D(1), rounding=QuantityRounding.UP)
+    assert explained(PerUnit(D(1)), str(huge), conversion=conversion).amount == D(
+        "123456789012345678901234567890123456790"
+    )
+    as_is = Conversion(D(1))
+    assert explained(PerUnit(D(1)), str(huge), conversion=as_is).quantity == huge
+
+
+def test_tables_of_tiers_owe_the_first_flat_fee_by_default() -> None:
+    amount, rows = graduated(TIERS)(ZERO)
+    assert (amount, rows) == (3, (("tier 1", ZERO, D("1.5"), D(3), D(3), False),))
+    between = graduated_between(TIERS, D(8), D(12))
+    assert between == (("tier 1", D(2), D("1.5"), ZERO, D(3), False), ("tier 2", D(2), D("0.5"), ZERO, D(1), False))
