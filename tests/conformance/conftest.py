@@ -20,7 +20,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     params = [
         pytest.param(file, case, id=case["id"], marks=[pytest.mark.policy] if case.get("policy") else [])
-        for file, case in cases(metafunc.config.getoption("--vectors"))
+        for file, case in cases(metafunc.config.getoption("--vectors", COPY))
     ]
     metafunc.parametrize(("file", "case"), params)
 

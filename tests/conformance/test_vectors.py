@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import aggregation, coupons_tax_credit, grants, periods, proration, rating
-from tests.conformance.conftest import cases
+from tests.conformance.conftest import COPY, cases
 from tests.conformance.figures import differences
 from tests.conformance.peers import Peer, peer_of, refusal
 
@@ -36,12 +36,12 @@ def test_what_the_peers_state_is_computed(file: str, case: dict[str, Any]) -> No
 
 
 def test_most_house_rules_are_offered(request: pytest.FixtureRequest) -> None:
-    folder: Path = request.config.getoption("--vectors")
+    folder: Path = request.config.getoption("--vectors", COPY)
     with_policy = [case for _, case in cases(folder) if case.get("policy")]
     refused = [case for case in with_policy if refusal(case)]
     assert 2 * len(refused) <= len(with_policy), f"{len(refused)} of {len(with_policy)} are refused"
 
 
 def test_nothing_is_refused_without_a_policy(request: pytest.FixtureRequest) -> None:
-    folder: Path = request.config.getoption("--vectors")
+    folder: Path = request.config.getoption("--vectors", COPY)
     assert not [case["id"] for _, case in cases(folder) if refusal(case) and not case.get("policy")]
