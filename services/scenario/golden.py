@@ -100,13 +100,15 @@ def _issued(document: InvoiceFinalized, period: Period, zone: ZoneInfo) -> str:
 
 def _journal(invoices: Sequence[InvoiceFinalized]) -> list[str]:
     rows = []
+    number = max((len(each.number) + 2 for each in invoices), default=0)
+    name = _ACCOUNT - number - len("  dr ")
     for each in invoices:
         head = each.number
         for posting in sorted(each.postings, key=lambda posting: posting.amount.minor < 0):  # debits first
             side = "dr" if posting.amount.minor > 0 else "cr"
-            name = invoice_document.label_of(posting.account)
+            account = invoice_document.label_of(posting.account)
             indent = _SIDE if side == "dr" else 2 * _SIDE
-            rows.append(f"  {head:<10}{side} {name:<{_ACCOUNT - 13}}{money(abs(posting.amount)):>{indent}}")
+            rows.append(f"  {head:<{number}}{side} {account:<{name}}{money(abs(posting.amount)):>{indent}}")
             head = ""
     return ["JOURNAL", *rows] if rows else []
 

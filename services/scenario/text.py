@@ -106,7 +106,9 @@ class _Reader:
     def read(self) -> Scenario:
         title = next((line.strip() for line in self.script_lines if line.strip()), "")
         start = next((n for n, line in enumerate(self.script_lines) if _begins_catalogue(line)), None)
-        if start is None or not title or _begins_catalogue(title):
+        if _begins_catalogue(title):
+            title = ""
+        if start is None or not title:
             said = "a scenario begins with a title, then `catalogue: FILE` or `catalogue:` with its sections below"
             raise BadScenario([(self.path, 1, Fault("missing_field", said, "catalogue" if title else "title"))])
         catalogue, *sections = self._sections(start)
