@@ -21,6 +21,7 @@ from billing.period import Period
 from billing.price import Charge
 from billing.proration import fraction
 from billing.quantity import regrouped
+from billing.rated import figure, price_figure
 from billing.rating import Rated, rate
 from billing.tax import TaxRate
 
@@ -286,7 +287,7 @@ def _shortfall(plan: Plan, span: BilledSpan, exact: Fraction) -> list[RatedLine]
             description="Minimum commitment, shortfall",
             period=span.period,
             amount=amount,
-            explanation=f"{plan.minimum_commitment:,}{share} - {_decimal_text(exact)} charged",
+            explanation=f"{price_figure(plan.minimum_commitment)}{share} - {price_figure(_shown(exact))} charged",
         )
     ]
 
@@ -342,11 +343,10 @@ def _unused_line(unused: UnusedFee, plan: Plan) -> RatedLine:
 
 
 def _share_text(span: BilledSpan) -> str:
-    seconds = [_decimal_text(Fraction(period.seconds)) for period in (span.period, span.whole)]
+    seconds = [figure(_shown(Fraction(period.seconds))) for period in (span.period, span.whole)]
     return f"{seconds[0]} of {seconds[1]} s"
 
 
-def _decimal_text(amount: Fraction) -> str:
-    """`amount` to six decimals, for people; no figure is computed from it."""
-    scaled = round(amount * 1_000_000)
-    return f"{Decimal(scaled).scaleb(-6).normalize():,f}"
+def _shown(number: Fraction) -> Decimal:
+    """`number` to six decimals, for people; no figure is computed from it."""
+    return Decimal(round(number * 1_000_000)).scaleb(-6)
