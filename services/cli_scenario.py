@@ -70,8 +70,8 @@ def _found(files: list[Path]) -> Iterator[Path]:
 
 
 def _system(opened: ExitStack) -> System:
+    import services.scenario.system as system
     from services import cli_world
-    from services.scenario import system
 
     return opened.enter_context(system.running(cli_world.settings()))
 
