@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.scenario import system
+from infra.errors import Transient
+from services.scenario import kernel, system
 from services.scenario.run import PASSED, System, run
+from services.scenario.text import Scenario, load
 from tests.stack import Stack
+from tests.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "scenarios"
 PROCESSES = ("command-handler", "projector", "usage-aggregator", "meters", "scheduler", "invoicing")
@@ -20,10 +23,21 @@ def running(stack: Stack) -> Iterator[System]:
     """What bills, on a database and topics of this module."""
     settings = stack.fresh(billing_partitions=1, usage_partitions=1)
     processes = [stack.start(name, settings) for name in PROCESSES]
+    warm = load(EXAMPLES / "money-zero-is-paid.scenario")
     with system.running(settings) as playing:
+        # A process that was just started takes its time until it has its partitions.
+        eventually(lambda: _answers(playing, warm), within_s=120)
         yield playing
     for each in processes:
         stack.stop(each)
+
+
+def _answers(playing: System, scenario: Scenario) -> bool:
+    try:
+        playing(scenario, kernel.play(scenario))
+    except Transient:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
