@@ -119,6 +119,11 @@ class State:
 
     books: tuple[PriceBookPublished, ...] = ()
 
+    @property
+    def by_version(self) -> dict[int, PriceBookPublished]:
+        """Every version by its number."""
+        return {book.version: book for book in self.books}
+
     def at(self, instant: datetime) -> PriceBookPublished:
         """The version in force at `instant`.
 

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from billing import invoice, tenant
 from billing.errors import Rejected
 from billing.ids import invoice_id
-from billing.invoicing import RATING_ENGINE, BilledSpan, BillingRun, Cut, InvoiceReason, UnusedFee
+from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
-from billing.period import Period
+from billing.period import Period, full_period
+from billing.plan_change import at, timeline
+from billing.pricing import Priced, Pricing, priced
+from billing.segments import BilledSpan, Segment, charge_spans, tiled, used_until
 from billing.subscription import (
     Absent,
     ActivateSubscription,
@@ -28,8 +31,8 @@ from billing.subscription import (
     SubscriptionActivated,
     SubscriptionCreated,
     SubscriptionEnded,
+    cadence_at,
     first_span,
-    span_after,
 )
 from billing.tax import TaxRate
 
@@ -46,15 +49,16 @@ def activate(
         Rejected: it is unknown, has ended, or its start is still ahead.
     """
     match state.subscriptions.get(command.subscription_id, Absent()):
-        case Scheduled(terms=terms) if terms.starts_at <= now:
-            span = first_span(terms)
+        case Scheduled(terms=terms) as scheduled if terms.starts_at <= now:
+            span = first_span(cadence_at(scheduled, terms.starts_at), terms.starts_at)
+            first = Segment(span=span, pricing=scheduled.pricing)
             return [
                 SubscriptionActivated(
                     subscription_id=terms.subscription_id,
                     customer_id=terms.customer_id,
                     activated_at=terms.starts_at,
-                    span=span,
-                    run=_opening_run(state, seller, terms, span),
+                    first=first,
+                    run=_opening_run(state, seller, terms, first),
                 )
             ]
         case Scheduled(terms=terms):
@@ -62,7 +66,7 @@ def activate(
         case Active():
             return []
         case other:
-            raise _refused(other, "ActivateSubscription")
+            raise refused(other, "ActivateSubscription")
 
 
 def close(state: TenantState, seller: tenant.Registered, command: CloseBillingPeriod, now: datetime) -> Sequence[Event]:
@@ -83,7 +87,7 @@ def close(state: TenantState, seller: tenant.Registered, command: CloseBillingPe
         case Ended():
             return []
         case other:
-            raise _refused(other, "CloseBillingPeriod")
+            raise refused(other, "CloseBillingPeriod")
 
 
 def _closed(
@@ -91,9 +95,11 @@ def _closed(
 ) -> Sequence[Event]:
     terms = active.terms
     boundary = active.boundary
-    span = BilledSpan(period=Period(active.current.period.start, boundary), whole=active.current.whole)
+    start = active.current.period.start
+    span = BilledSpan(period=Period(start, boundary), whole=active.current.whole)
+    segments = tiled(span, timeline(active.current.pricing, active.changes, start))
     ending = active.ends_at is not None and active.ends_at <= boundary
-    following = None if ending else span_after(terms, active.current)
+    following = None if ending else _following(active)
     run = BillingRun(
         invoice_id=invoice_id(
             state.tenant_id, terms.subscription_id, InvoiceReason.PERIOD_END, span.period.start, span.period.end
@@ -102,12 +108,11 @@ def _closed(
         customer_id=terms.customer_id,
         reason=InvoiceReason.PERIOD_END,
         currency=terms.currency,
-        plan=terms.plan,
-        price_book_version=terms.price_book_version,
         rating_engine=RATING_ENGINE,
-        arrears=span,
+        segments=segments,
+        prepaid=_prepaid(active),
         advance=following,
-        unused=_unused(state, active, boundary),
+        unused=_unused(state, active, segments),
         late=active.late,
         cut=Cut(until=boundary, positions=command.positions),
         taxes=_taxes(seller),
@@ -119,32 +124,50 @@ def _closed(
     return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=boundary)]
 
 
-def _unused(state: TenantState, active: Active, boundary: datetime) -> tuple[UnusedFee, ...]:
-    """What a subscription that ends within its period gets back of its prepaid fees."""
-    period = active.current.period
-    if boundary >= period.end or active.prepaid is None:
+def _following(active: Active) -> Segment:
+    """The period that begins where the current one ends, with what holds by then."""
+    boundary = active.current.period.end
+    whole = full_period(cadence_at(active, boundary), boundary)
+    pricing = at(active.current.pricing, active.changes, boundary)
+    return Segment(span=BilledSpan(period=Period(boundary, whole.end), whole=whole), pricing=pricing)
+
+
+def _prepaid(active: Active) -> Pricing | None:
+    """Under which the fees of the current period were billed when it began."""
+    return active.prepaid.advance.pricing if active.prepaid and active.prepaid.advance else None
+
+
+def _unused(state: TenantState, active: Active, segments: tuple[Segment, ...]) -> tuple[UnusedFee, ...]:
+    """What a subscription that ends or changes within its period gets back of its prepaid fees."""
+    period, prepaid = active.current.period, _prepaid(active)
+    if prepaid is None or active.prepaid is None:
+        return ()
+
+    def resolve(pricing: Pricing) -> Priced:
+        return priced(pricing, state.catalog.by_version)
+
+    spans = charge_spans(segments, prepaid, resolve)
+    fees = [each.charge for each in resolve(prepaid).charges if each.charge.in_advance and each.charge.prorate]
+    ended = {fee.key: until for fee in fees if (until := used_until(fee.key, period.start, spans)) < period.end}
+    if not ended:
         return ()
     billed = state.invoices.get(active.prepaid.invoice_id)
     if not isinstance(billed, invoice.Open | invoice.Paid):
         raise Rejected("awaiting_invoice", f"invoice {active.prepaid.invoice_id} is not issued yet; try again")
-    unused = Period(boundary, period.end)
-    plan = state.catalog.books[active.terms.price_book_version - 1].plan(active.terms.plan)
-    prorated = {charge.key for charge in plan.charges if charge.prorate}
     return tuple(
-        UnusedFee(charge=charge, billed=net, period=period, unused=unused)
+        UnusedFee(charge=charge, billed=net, period=period, unused=Period(ended[charge], period.end))
         for charge, net in billed.fees
-        if charge in prorated and net > Money.zero(net.currency)
+        if charge in ended and net > Money.zero(net.currency)
     )
 
 
 def _opening_run(
-    state: TenantState, seller: tenant.Registered, terms: SubscriptionCreated, span: BilledSpan
+    state: TenantState, seller: tenant.Registered, terms: SubscriptionCreated, first: Segment
 ) -> BillingRun | None:
     """The invoice at a subscription's start; None if its plan charges nothing in advance."""
-    plan = state.catalog.books[terms.price_book_version - 1].plan(terms.plan)
-    if not any(charge.in_advance for charge in plan.charges):
+    if not any(each.charge.in_advance for each in priced(first.pricing, state.catalog.by_version).charges):
         return None
-    period = span.period
+    period = first.period
     return BillingRun(
         invoice_id=invoice_id(
             state.tenant_id, terms.subscription_id, InvoiceReason.SUBSCRIPTION_START, period.start, period.end
@@ -153,10 +176,8 @@ def _opening_run(
         customer_id=terms.customer_id,
         reason=InvoiceReason.SUBSCRIPTION_START,
         currency=terms.currency,
-        plan=terms.plan,
-        price_book_version=terms.price_book_version,
         rating_engine=RATING_ENGINE,
-        advance=span,
+        advance=first,
         cut=Cut(until=period.start, positions=()),
         taxes=_taxes(seller),
     )
@@ -166,7 +187,8 @@ def _taxes(seller: tenant.Registered) -> tuple[TaxRate, ...]:
     return seller.settings.taxes
 
 
-def _refused(state: object, command: str) -> Rejected:
+def refused(state: object, command: str) -> Rejected:
+    """That `command` is not allowed on a subscription in `state`."""
     if isinstance(state, Absent):
         return Rejected("unknown_subscription", "there is no such subscription", field="subscription_id")
     return Rejected("invalid_state", f"{command} is not allowed on {type(state).__name__}")

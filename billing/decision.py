@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing import catalog, customer, invoice, payment, subscription, tenant
+from billing import catalog, changing, customer, invoice, payment, plan_change, subscription, tenant
 from billing.closing import activate, close
 from billing.envelope import GENESIS, CommandEnvelope, EventEnvelope, EventMeta
 from billing.errors import CorruptHistory, Rejected
@@ -106,6 +106,8 @@ class TenantState:
                 subscription.SubscriptionCreated()
                 | subscription.SubscriptionActivated()
                 | subscription.BillingPeriodClosed()
+                | plan_change.SubscriptionPlanChanged()
+                | plan_change.SubscriptionMigrated()
                 | subscription.SubscriptionCanceled()
                 | subscription.SubscriptionEnded()
             ):
@@ -184,6 +186,10 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
             return _of_subscription(command.subscription_id, activate(state, seller, command, now))
         case subscription.CloseBillingPeriod():
             return _of_subscription(command.subscription_id, close(state, seller, command, now))
+        case plan_change.ChangePlan():
+            return _of_subscription(command.subscription_id, changing.change_plan(state, command, now))
+        case plan_change.MigrateSubscription():
+            return _of_subscription(command.subscription_id, changing.migrate(state, command, now))
         case subscription.CancelSubscription():
             known = state.subscriptions.get(command.subscription_id, subscription.initial)
             return _of_subscription(command.subscription_id, subscription.cancel(known, command, now))

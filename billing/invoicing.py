@@ -1,135 +1,45 @@
-"""Invoicing: from a closed period, its price book and its quantities to the lines of an invoice.
+"""Invoicing: from a closed period, its prices and its quantities to the lines of an invoice.
 
-`BillingRun` is every input of an invoice but the quantities, and those are fixed by its cut; so an invoice is
-a function of the log (promise 3). `needs` says which quantities a run asks for, `lines` rates them.
+`needs` says which quantities a run asks for, `lines` rates them. A period whose pricing changed is rated charge by
+charge, each over the span in which it went on unchanged:
+
+    Feb 1            Feb 15               Mar 1
+    |---- Starter ----|####  credit  ####|      its fee was paid in advance: the unused part is given back
+                      |------- Pro ------|      its fee is charged for the rest, its tiers start at zero
+
+Prorated fees of such a period are parts of one whole: their exact sum is rounded once, and split by largest remainder,
+so that no chain of changes loses or makes a cent (SEMANTICS 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from functools import cache
+from itertools import groupby
 
-from billing.catalog import Plan, PriceBookPublished
-from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.metering import NOTHING, Measured, Meter
 from billing.money import Money
 from billing.period import Period
-from billing.price import Charge
-from billing.proration import fraction
+from billing.price import Percentage
+from billing.pricing import Books, Priced, Pricing, priced
+from billing.proration import fraction, settled
 from billing.quantity import regrouped
 from billing.rated import figure, price_figure
 from billing.rating import Rated, rate
-from billing.tax import TaxRate
+from billing.run import BillingRun as BillingRun
+from billing.run import Cut as Cut
+from billing.run import InvoiceReason as InvoiceReason
+from billing.run import LatePeriod as LatePeriod
+from billing.run import PartitionPosition as PartitionPosition
+from billing.run import UnusedFee as UnusedFee
+from billing.segments import BilledSpan, ChargeSpan, Segment, charge_spans, union
 
 RATING_ENGINE = "1"  # changes whenever the same inputs could give another amount; frozen on each invoice (SEMANTICS 25)
-
-
-class InvoiceReason(StrEnum):
-    """Why an invoice was made."""
-
-    PERIOD_END = "period_end"
-    SUBSCRIPTION_START = "subscription_start"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionPosition:
-    """A place in one partition of the usage log."""
-
-    partition: int
-    """The partition."""
-    offset: int
-    """First offset that is not included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """The two bounds that close a period (SEMANTICS 16)."""
-
-    until: datetime
-    """Event time, exclusive."""
-    positions: tuple[PartitionPosition, ...]
-    """Position in the usage log, exclusive, for each partition of the tenant."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BilledSpan:
-    """A span that is billed, and the full period whose price it is a part of."""
-
-    period: Period
-    """What is billed."""
-    whole: Period
-    """The full billing period around it; equal to `period` unless the span is partial."""
-
-    @property
-    def share(self) -> Fraction:
-        """The exact part of the full price that the span costs (SEMANTICS 11)."""
-        return fraction(self.period, self.whole)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatePeriod:
-    """A closed period that is rated again, for usage that came after its last cut."""
-
-    span: BilledSpan
-    """The closed period."""
-    plan: str
-    """The plan it was billed under."""
-    price_book_version: int
-    """The price book it was billed under."""
-    since: tuple[PartitionPosition, ...]
-    """Up to where it is already billed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnusedFee:
-    """A fee paid in advance whose service ends early: what was billed for it, and for which part it is given back."""
-
-    charge: str
-    """Key of the charge."""
-    billed: Money
-    """What was billed for it, after discounts, before tax."""
-    period: Period
-    """What it was billed for."""
-    unused: Period
-    """The part that is not used."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BillingRun:
-    """One invoice to be made, with every input but the quantities, which its cut fixes."""
-
-    invoice_id: InvoiceId
-    """The invoice; derived from subscription, reason and period."""
-    subscription_id: SubscriptionId
-    """The subscription."""
-    customer_id: CustomerId
-    """Who pays."""
-    reason: InvoiceReason = InvoiceReason.PERIOD_END
-    """Why it is made."""
-    currency: str
-    """ISO 4217 code."""
-    plan: str
-    """Key of the plan."""
-    price_book_version: int
-    """Version of the price book that rates it."""
-    rating_engine: str
-    """Version of the arithmetic that rates it."""
-    arrears: BilledSpan | None = None
-    """The period whose usage is billed; null at a subscription's start."""
-    advance: BilledSpan | None = None
-    """The period whose fees are billed in advance; null at a subscription's end."""
-    unused: tuple[UnusedFee, ...] = ()
-    """Fees given back because the subscription ended within a period."""
-    late: tuple[LatePeriod, ...] = ()
-    """Earlier periods in which usage may have arrived since."""
-    cut: Cut
-    """Bounds of the usage that is billed."""
-    taxes: tuple[TaxRate, ...] = ()
-    """Tax rates at the time."""
+COMMITMENT = "minimum_commitment"
 
 
 class LineKind(StrEnum):
@@ -171,144 +81,201 @@ class Need:
     positions: tuple[PartitionPosition, ...]
 
 
-Books = Mapping[int, PriceBookPublished]
 Quantities = Mapping[Need, Measured]
+
+
+def versions(run: BillingRun, late: Sequence[LatePeriod]) -> set[int]:
+    """The price-book versions that rating `run` takes."""
+    segments = (*run.segments, *(segment for each in late for segment in each.segments))
+    pricings = [segment.pricing for segment in segments]
+    pricings += [run.advance.pricing] if run.advance else []
+    pricings += [run.prepaid] if run.prepaid else []
+    return {pricing.price_book_version for pricing in pricings}
 
 
 def needs(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> list[Need]:
     """The quantities that `lines` will look up. `late` are those of `run.late` in which usage did arrive."""
-    wanted: list[Need] = []
-    if run.arrears:
-        wanted += _needs(run.arrears.period, run.cut.positions, books[run.price_book_version], run.plan)
+    resolve = _resolver(books)
+    wanted = _needs(charge_spans(run.segments, run.prepaid, resolve), run.cut.positions)
     for each in late:
-        book = books[each.price_book_version]
-        wanted += _needs(each.span.period, each.since, book, each.plan)
-        wanted += _needs(each.span.period, run.cut.positions, book, each.plan)
+        spans = charge_spans(each.segments, None, resolve)
+        wanted += _needs(spans, each.since) + _needs(spans, run.cut.positions)
     return list(dict.fromkeys(wanted))
+
+
+def one_by_one(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> set[str]:
+    """Meters of which a charge prices each event by itself; all others are read by windows, far faster."""
+    resolve = _resolver(books)
+    spans = [
+        span
+        for segments in (run.segments, *(each.segments for each in late))
+        for span in charge_spans(segments, None, resolve)
+    ]
+    return {span.item.meter.key for span in spans if span.item.meter and isinstance(span.charge.model, Percentage)}
 
 
 def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities: Quantities) -> tuple[RatedLine, ...]:
     """The lines of `run`: usage of the closed period, its commitment, fees in advance, then corrections."""
-    book = books[run.price_book_version]
-    plan = book.plan(run.plan)
+    resolve = _resolver(books)
     made: list[RatedLine] = []
-    if run.arrears:
-        made += arrears_lines(plan, book, run.arrears, lambda need: quantities[need], run.cut.positions)
+    given_back: list[RatedLine] = []
+    if run.segments:
+        period = _Closed(run.segments, run.prepaid, run.unused, run.currency, resolve)
+        made += period.lines(quantities, run.cut.positions)
+        given_back = period.given_back()
     if run.advance:
-        made += advance_lines(plan, run.advance)
+        plan = resolve(run.advance.pricing)
+        fees = [ChargeSpan(item, plan, run.advance.span, False) for item in plan.charges if item.charge.in_advance]
+        made += [_fee_line(each, Money.from_major(fee(each), run.currency)) for each in fees]
     for each in late:
-        made += _late_lines(each, run, books[each.price_book_version], quantities)
-    made += [_unused_line(fee, plan) for fee in run.unused]
-    return tuple(made)
+        made += _late_lines(each, run, resolve, quantities)
+    return (*made, *given_back)
 
 
-def advance_lines(plan: Plan, span: BilledSpan) -> list[RatedLine]:
-    """Fees billed at the start of `span`."""
-    return [_fee_line(charge, span, plan.currency) for charge in plan.charges if charge.in_advance]
+def fee(span: ChargeSpan) -> Fraction:
+    """What a charge without a meter costs for its span, exact."""
+    full = Fraction(rate(span.charge, NOTHING).amount)
+    return full * span.span.share if span.charge.prorate else full
 
 
-def arrears_lines(
-    plan: Plan,
-    book: PriceBookPublished,
-    span: BilledSpan,
-    measured: Callable[[Need], Measured],
-    positions: tuple[PartitionPosition, ...],
-) -> list[RatedLine]:
-    """What is billed at the end of `span`: usage, fees in arrears, and what is missing to the commitment."""
-    meters = {meter.key: meter for meter in book.meters}
-    made: list[RatedLine] = []
-    exact = Fraction(0)
-    for charge in plan.charges:
-        if charge.meter is None:
-            exact += fee(charge, span)
-            if not charge.in_advance:
-                made.append(_fee_line(charge, span, plan.currency))
-            continue
-        meter = meters[charge.meter]
-        quantity = regrouped(measured(Need(meter, span.period, positions)), meter.dimensions, charge.dimensions)
-        rated = rate(charge, quantity)
-        exact += Fraction(rated.amount)
-        made.append(_usage_line(charge, span, quantity, rated, plan.currency))
-    if plan.minimum_commitment is not None:
-        made += _shortfall(plan, span, exact)
-    return made
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """A closed period that is billed: its charges, each for as long as it went on, and the fees it gives back."""
+
+    segments: tuple[Segment, ...]
+    prepaid: Pricing | None
+    unused: tuple[UnusedFee, ...]
+    currency: str
+    resolve: Callable[[Pricing], Priced]
+
+    def lines(self, quantities: Quantities, positions: tuple[PartitionPosition, ...]) -> list[RatedLine]:
+        """Usage and fees in the order of the period; those of each plan are followed by its commitment's shortfall."""
+        spans = charge_spans(self.segments, self.prepaid, self.resolve)
+        fees, _ = self._amounts(spans)
+        made: list[RatedLine] = []
+        for _, group in groupby(self.segments, key=lambda segment: segment.pricing.plan):
+            stay = tuple(group)
+            exact = Fraction(0)
+            for each in spans:
+                if each.span.period.start not in union(stay).period:
+                    continue
+                if each.item.meter is None:
+                    exact += fee(each)
+                    made += [_fee_line(each, fees[each], self._label(each.plan))] if each in fees else []
+                    continue
+                measured = quantities[Need(each.item.meter, each.span.period, positions)]
+                quantity = regrouped(measured, each.item.meter.dimensions, each.charge.dimensions)
+                rated = rate(each.charge, quantity)
+                exact += Fraction(rated.amount)
+                made.append(_usage_line(each, quantity, rated, self.currency, self._label(each.plan)))
+            made += self._shortfall(stay, exact)
+        return made
+
+    def given_back(self) -> list[RatedLine]:
+        """The parts of fees paid in advance that were not used, from what was really billed (SEMANTICS 22)."""
+        if self.prepaid is None:
+            return []
+        plan = self.resolve(self.prepaid)
+        names = {item.charge.key: item.charge.name for item in plan.charges}
+        _, amounts = self._amounts(charge_spans(self.segments, self.prepaid, self.resolve))
+        return [
+            _unused_line(each, f"{self._label(plan)}{names[each.charge]}", amount)
+            for each, amount in zip(self.unused, amounts, strict=True)
+        ]
+
+    def _amounts(self, spans: Sequence[ChargeSpan]) -> tuple[dict[ChargeSpan, Money], Sequence[Money]]:
+        """What each fee of the period costs that is not paid yet, and what each unused one gives back (below zero)."""
+        billed = [each for each in spans if each.item.meter is None and not each.prepaid]
+        credits = [-_exact(each) for each in self.unused]
+        if len(self.segments) == 1:
+            alone = [Money.from_major(credit, self.currency) for credit in credits]
+            return {each: Money.from_major(fee(each), self.currency) for each in billed}, alone
+        period = union(self.segments).period
+        parts = [each for each in billed if each.charge.prorate and each.span.period != period]
+        shared = settled([*(fee(each) for each in parts), *credits], self.currency)
+        amounts = {each: Money.from_major(fee(each), self.currency) for each in billed}
+        amounts.update(zip(parts, shared, strict=False))
+        return amounts, shared[len(parts) :]
+
+    def _shortfall(self, stay: Sequence[Segment], exact: Fraction) -> list[RatedLine]:
+        """One line for what one plan's charges miss to its commitment, from exact amounts (SEMANTICS 4, 21)."""
+        parts = [(self.resolve(each.pricing).minimum_commitment, each.span) for each in stay]
+        owed = [(amount, span) for amount, span in parts if amount is not None]
+        committed = sum((Fraction(amount) * span.share for amount, span in owed), Fraction(0))
+        if not owed or committed <= exact:
+            return []
+        whole = union(stay)
+        if len({amount for amount, _ in parts}) == 1:
+            owed = [(owed[0][0], whole)]
+        words = [f"{price_figure(amount)}{'' if span.share == 1 else f' x {_share_text(span)}'}" for amount, span in owed]
+        return [
+            RatedLine(
+                kind=LineKind.COMMITMENT,
+                charge=COMMITMENT,
+                description=f"{self._label(self.resolve(stay[0].pricing))}Minimum commitment, shortfall",
+                period=whole.period,
+                amount=Money.from_major(committed - exact, self.currency),
+                explanation=f"{' + '.join(words)} - {price_figure(_shown(exact))} charged",
+            )
+        ]
+
+    def _label(self, plan: Priced) -> str:
+        """What tells the lines of several plans apart."""
+        plans = {each.pricing.plan for each in self.segments} | ({self.prepaid.plan} if self.prepaid else set())
+        return f"{plan.name}: " if len(plans) > 1 else ""
 
 
-def fee(charge: Charge, span: BilledSpan) -> Fraction:
-    """What a charge without a meter costs for `span`, exact."""
-    full = Fraction(rate(charge, NOTHING).amount)
-    return full * span.share if charge.prorate else full
+def _resolver(books: Books) -> Callable[[Pricing], Priced]:
+    """`priced` under `books`, once for each pricing."""
+    return cache(lambda pricing: priced(pricing, books))
 
 
-def _needs(period: Period, positions: tuple[PartitionPosition, ...], book: PriceBookPublished, plan: str) -> list[Need]:
-    meters = {meter.key: meter for meter in book.meters}
-    used = dict.fromkeys(charge.meter for charge in book.plan(plan).charges if charge.meter)
-    return [Need(meters[key], period, positions) for key in used]
+def _needs(spans: Sequence[ChargeSpan], positions: tuple[PartitionPosition, ...]) -> list[Need]:
+    return [Need(each.item.meter, each.span.period, positions) for each in spans if each.item.meter is not None]
 
 
-def _fee_line(charge: Charge, span: BilledSpan, currency: str) -> RatedLine:
-    text = rate(charge, NOTHING).text
-    if charge.prorate and span.share != 1:
-        text = f"{text} x {_share_text(span)}"
+def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
+    text = rate(span.charge, NOTHING).text
+    if span.charge.prorate and span.span.share != 1:
+        text = f"{text} x {_share_text(span.span)}"
     return RatedLine(
         kind=LineKind.FEE,
-        charge=charge.key,
-        description=charge.name,
-        period=span.period,
-        amount=Money.from_major(fee(charge, span), currency),
+        charge=span.charge.key,
+        description=f"{label}{span.charge.name}",
+        period=span.span.period,
+        amount=amount,
         explanation=text,
     )
 
 
-def _usage_line(charge: Charge, span: BilledSpan, quantity: Measured, rated: Rated, currency: str) -> RatedLine:
+def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, currency: str, label: str) -> RatedLine:
     return RatedLine(
         kind=LineKind.USAGE,
-        charge=charge.key,
-        description=charge.name,
-        period=span.period,
+        charge=span.charge.key,
+        description=f"{label}{span.charge.name}",
+        period=span.span.period,
         quantity=quantity.total,
         amount=Money.from_major(rated.amount, currency),
         explanation=rated.text,
     )
 
 
-def _shortfall(plan: Plan, span: BilledSpan, exact: Fraction) -> list[RatedLine]:
-    """One line for what is missing to the commitment, from exact amounts, rounded by itself (SEMANTICS 4, 21)."""
-    assert plan.minimum_commitment is not None
-    committed = Fraction(plan.minimum_commitment) * span.share
-    if committed <= exact:
-        return []
-    amount = Money.from_major(committed - exact, plan.currency)
-    share = "" if span.share == 1 else f" x {_share_text(span)}"
-    return [
-        RatedLine(
-            kind=LineKind.COMMITMENT,
-            charge="minimum_commitment",
-            description="Minimum commitment, shortfall",
-            period=span.period,
-            amount=amount,
-            explanation=f"{price_figure(plan.minimum_commitment)}{share} - {price_figure(_shown(exact))} charged",
-        )
-    ]
-
-
-def _late_lines(late: LatePeriod, run: BillingRun, book: PriceBookPublished, quantities: Quantities) -> list[RatedLine]:
+def _late_lines(
+    late: LatePeriod, run: BillingRun, resolve: Callable[[Pricing], Priced], quantities: Quantities
+) -> list[RatedLine]:
     """Rate the old period up to both cuts and bill the difference per charge, which may be negative (SEMANTICS 16)."""
-    plan = book.plan(late.plan)
-
-    def rated(positions: tuple[PartitionPosition, ...]) -> dict[str, RatedLine]:
-        made = arrears_lines(plan, book, late.span, lambda need: quantities[need], positions)
-        return {line.charge: line for line in made}
-
-    before, after = rated(late.since), rated(run.cut.positions)
+    period = _Closed(late.segments, None, (), run.currency, resolve)
+    before, after = (
+        {(line.charge, line.period): line for line in period.lines(quantities, positions)}
+        for positions in (late.since, run.cut.positions)
+    )
     made = []
     for key in dict.fromkeys((*after, *before)):
         was, now = before.get(key), after.get(key)
         line = now or was
         assert line is not None
-        difference = (now.amount if now else Money.zero(run.currency)) - (
-            was.amount if was else Money.zero(run.currency)
-        )
+        zero = Money.zero(run.currency)
+        difference = (now.amount if now else zero) - (was.amount if was else zero)
         if difference.minor == 0:
             continue
         quantity = None
@@ -317,9 +284,9 @@ def _late_lines(late: LatePeriod, run: BillingRun, book: PriceBookPublished, qua
         made.append(
             RatedLine(
                 kind=LineKind.LATE_USAGE,
-                charge=key,
+                charge=line.charge,
                 description=f"{line.description}, late",
-                period=late.span.period,
+                period=line.period,
                 quantity=quantity,
                 amount=difference,
                 explanation=f"{now.explanation if now else '0'}, less {was.amount if was else '0'} already billed",
@@ -328,23 +295,26 @@ def _late_lines(late: LatePeriod, run: BillingRun, book: PriceBookPublished, qua
     return made
 
 
-def _unused_line(unused: UnusedFee, plan: Plan) -> RatedLine:
-    """The part of a fee paid in advance that is given back, from what was really billed (SEMANTICS 22)."""
+def _exact(unused: UnusedFee) -> Fraction:
+    """What is given back for a fee that was billed, exact, in major units."""
+    return Fraction(unused.billed.major()) * fraction(unused.unused, unused.period)
+
+
+def _unused_line(unused: UnusedFee, name: str, amount: Money) -> RatedLine:
     part = fraction(unused.unused, unused.period)
-    name = next((charge.name for charge in plan.charges if charge.key == unused.charge), unused.charge)
     return RatedLine(
         kind=LineKind.UNUSED_FEE,
         charge=unused.charge,
         description=f"{name}, unused time",
         period=unused.unused,
-        amount=-Money.from_major(Fraction(unused.billed.major()) * part, unused.billed.currency),
+        amount=amount,
         explanation=f"-{unused.billed} x {part.numerator:,}/{part.denominator:,}",
     )
 
 
 def _share_text(span: BilledSpan) -> str:
-    seconds = [figure(_shown(Fraction(period.seconds))) for period in (span.period, span.whole)]
-    return f"{seconds[0]} of {seconds[1]} s"
+    part, whole = (figure(_shown(Fraction(period.seconds))) for period in (span.period, span.whole))
+    return f"{part} of {whole} s"
 
 
 def _shown(number: Fraction) -> Decimal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from billing import catalog, customer, invoice, payment, subscription, tenant
+from billing import catalog, customer, invoice, payment, plan_change, subscription, tenant
 from billing.envelope import CommandResult
 from billing.metering import RejectedUsage, UsageBatch, UsageControl
 
@@ -20,6 +20,8 @@ COMMANDS: Final[dict[str, type[Any]]] = {
         subscription.CreateSubscription,
         subscription.ActivateSubscription,
         subscription.CloseBillingPeriod,
+        plan_change.ChangePlan,
+        plan_change.MigrateSubscription,
         subscription.CancelSubscription,
         invoice.IssueInvoice,
         payment.StartPaymentAttempt,
@@ -43,6 +45,8 @@ EVENTS: Final[dict[str, type[Any]]] = {
         subscription.SubscriptionCreated,
         subscription.SubscriptionActivated,
         subscription.BillingPeriodClosed,
+        plan_change.SubscriptionPlanChanged,
+        plan_change.SubscriptionMigrated,
         subscription.SubscriptionCanceled,
         subscription.SubscriptionEnded,
         invoice.InvoiceFinalized,

@@ -19,7 +19,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from billing.errors import Rejected
-from billing.money import Money, half_up
+from billing.money import Money, exponent, half_up
 from billing.period import Cadence, Period, add_interval, full_period, periods
 
 
@@ -79,6 +79,20 @@ def prorate(
     if not any(weights):
         raise Rejected("no_time", "spans of no length cannot share a fee; allowed is one of some length")
     return fee.allocate(weights)
+
+
+def settled(parts: Sequence[Fraction], currency: str) -> tuple[Money, ...]:
+    """`parts`, exact amounts in major units of either sign, as money whose sum is the exact sum, rounded half up.
+
+    Each is its exact amount rounded down; the minor units left over go one each to the largest remainders, earlier
+    parts first, so none is more than a minor unit off.
+    """
+    unit = 10 ** exponent(currency)
+    exact = [part * unit for part in parts]
+    below = [each.numerator // each.denominator for each in exact]
+    left = half_up(sum(exact, Fraction(0))) - sum(below)
+    winners = set(sorted(range(len(exact)), key=lambda i: (below[i] - exact[i], i))[:left])
+    return tuple(Money(whole + (i in winners), currency) for i, whole in enumerate(below))
 
 
 @dataclass(frozen=True, slots=True)

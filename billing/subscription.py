@@ -8,6 +8,9 @@
 Every boundary is a stored instant: `starts_at` of a scheduled subscription, the end of the current period of an
 active one. Whoever asks what is due compares it with the tenant's clock (SEMANTICS 10).
 
+A change of plan takes effect now or at the period's end. Until the period is closed it waits in a list; the closing
+cuts the period into segments and opens the next one under what holds by then (`billing/plan_change.py`).
+
     starts_at        calendar month
         |- period 1 -|---- period 2 ----|---- period 3 ----|
         ^ invoice:   ^ invoice:         ^ invoice:
@@ -23,8 +26,11 @@ from zoneinfo import ZoneInfo
 
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, SubscriptionId, check_id
-from billing.invoicing import BilledSpan, BillingRun, Cut, LatePeriod, PartitionPosition
 from billing.period import Alignment, Cadence, Period, full_period
+from billing.plan_change import Changes, SubscriptionMigrated, SubscriptionPlanChanged, at, with_change
+from billing.pricing import Pricing
+from billing.run import BillingRun, Cut, LatePeriod, PartitionPosition
+from billing.segments import BilledSpan, Segment
 
 # A period that ended where it began could not be told from the one before it, which ended there, too.
 _INSTANT = timedelta(microseconds=1)
@@ -126,8 +132,8 @@ class SubscriptionActivated:
     """Who pays."""
     activated_at: datetime
     """Its start (UTC)."""
-    span: BilledSpan
-    """The first period."""
+    first: Segment
+    """The first period and what rates it."""
     run: BillingRun | None = None
     """The invoice to be made for fees in advance; null if the plan has none."""
 
@@ -142,8 +148,8 @@ class BillingPeriodClosed:
     """Who pays."""
     span: BilledSpan
     """The closed period."""
-    next: BilledSpan | None = None
-    """The period that began at its end; null if the subscription ended with it."""
+    next: Segment | None = None
+    """The period that began at its end and what rates it; null if the subscription ended with it."""
     run: BillingRun
     """The invoice to be made, with every input."""
 
@@ -172,7 +178,15 @@ class SubscriptionEnded:
     """When (UTC)."""
 
 
-Event = SubscriptionCreated | SubscriptionActivated | BillingPeriodClosed | SubscriptionCanceled | SubscriptionEnded
+Event = (
+    SubscriptionCreated
+    | SubscriptionActivated
+    | BillingPeriodClosed
+    | SubscriptionPlanChanged
+    | SubscriptionMigrated
+    | SubscriptionCanceled
+    | SubscriptionEnded
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +199,14 @@ class Scheduled:
     """Waits for its start."""
 
     terms: SubscriptionCreated
+    changes: Changes = ()
+    """What was changed before the start."""
+
+    @property
+    def pricing(self) -> Pricing:
+        """What rates its first period."""
+        agreed = Pricing(plan=self.terms.plan, price_book_version=self.terms.price_book_version)
+        return at(agreed, self.changes, self.terms.starts_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +214,18 @@ class Active:
     """Bills."""
 
     terms: SubscriptionCreated
-    current: BilledSpan
+    """As it was created; its cadence and its plan may have changed since."""
+    cadence: Cadence
+    """The rule that gives the current period."""
+    current: Segment
+    """The current period, and what rated it when it began."""
     prepaid: BillingRun | None
     """The run that billed the fees in advance of the current period."""
     late: tuple[LatePeriod, ...] = ()
     """Closed periods in which late usage is still looked for, and up to where each was billed."""
     ends_at: datetime | None = None
+    changes: Changes = ()
+    """Changes of what rates it that took effect since the current period began, or are to, in the order of effect."""
 
     @property
     def boundary(self) -> datetime:
@@ -244,25 +272,34 @@ def created(
     )
 
 
-def first_span(terms: SubscriptionCreated) -> BilledSpan:
+def first_span(cadence: Cadence, starts_at: datetime) -> BilledSpan:
     """The first period, from the start to the first boundary, and the full period it is part of."""
-    whole = full_period(terms.cadence, terms.starts_at)
-    return BilledSpan(period=Period(terms.starts_at, whole.end), whole=whole)
+    whole = full_period(cadence, starts_at)
+    return BilledSpan(period=Period(starts_at, whole.end), whole=whole)
 
 
-def span_after(terms: SubscriptionCreated, span: BilledSpan) -> BilledSpan:
-    """The period that begins where `span` ends."""
-    whole = full_period(terms.cadence, span.period.end)
-    return BilledSpan(period=Period(span.period.end, whole.end), whole=whole)
+def cadence_at(known: Scheduled | Active, instant: datetime) -> Cadence:
+    """The rule that gives the period which begins at `instant`."""
+    cadence = known.cadence if isinstance(known, Active) else known.terms.cadence
+    for change in known.changes:
+        match change:
+            case SubscriptionPlanChanged(terms=terms) | SubscriptionMigrated(terms=terms) if (
+                change.effective_at <= instant
+            ):
+                cadence = terms.cadence(cadence.zone)
+    return cadence
 
 
-def late_after(state: Active, closed: BilledSpan, cut: Cut) -> tuple[LatePeriod, ...]:
+def period_end(state: Active, now: datetime) -> datetime:
+    """End of the period that holds `now`: the current one, unless it is over and only waits to be closed."""
+    current = state.current.period.end
+    return current if now < current else full_period(cadence_at(state, now), now).end
+
+
+def late_after(state: Active, closed: tuple[Segment, ...], cut: Cut) -> tuple[LatePeriod, ...]:
     """The periods to look for late usage in once `closed` is billed up to `cut`."""
     earlier = tuple(replace(each, since=cut.positions) for each in state.late)
-    newest = LatePeriod(
-        span=closed, plan=state.terms.plan, price_book_version=state.terms.price_book_version, since=cut.positions
-    )
-    return (*earlier, newest)[-LATE_PERIODS:]
+    return (*earlier, LatePeriod(segments=closed, since=cut.positions))[-LATE_PERIODS:]
 
 
 def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence[Event]:
@@ -279,7 +316,7 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
                 SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=now),
             ]
         case Active(terms=terms) as s:
-            ends_at = _period_end(s, now) if command.at_period_end else max(now, s.current.period.start + _INSTANT)
+            ends_at = period_end(s, now) if command.at_period_end else max(now, s.current.period.start + _INSTANT)
             if s.ends_at is not None and s.ends_at <= ends_at:
                 return []
             return [
@@ -295,22 +332,28 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
             )
 
 
-def _period_end(state: Active, now: datetime) -> datetime:
-    """End of the period that holds `now`: the current one, unless it is over and only waits to be closed."""
-    return max(state.current.period.end, full_period(state.terms.cadence, now).end)
-
-
 def evolve(state: State, event: Event) -> State:
     """The state after `event`. Total over recorded histories; decides nothing."""
     match state, event:
         case Absent(), SubscriptionCreated():
             return Scheduled(event)
-        case Scheduled(terms=terms), SubscriptionActivated() as e:
-            return Active(terms, e.span, prepaid=e.run)
-        case Active() as s, BillingPeriodClosed(next=BilledSpan() as following) as e:
-            return replace(s, current=following, prepaid=e.run, late=late_after(s, e.span, e.run.cut))
+        case Scheduled() as s, SubscriptionPlanChanged() | SubscriptionMigrated() as e:
+            return replace(s, changes=with_change(s.changes, e))
+        case Scheduled(terms=terms) as s, SubscriptionActivated() as e:
+            return Active(terms, cadence_at(s, e.activated_at), e.first, prepaid=e.run)
+        case Active() as s, SubscriptionPlanChanged() | SubscriptionMigrated() as e:
+            return replace(s, changes=with_change(s.changes, e))
+        case Active() as s, BillingPeriodClosed(next=Segment() as following) as e:
+            return replace(
+                s,
+                cadence=cadence_at(s, following.period.start),
+                current=following,
+                prepaid=e.run,
+                late=late_after(s, e.run.segments, e.run.cut),
+                changes=tuple(each for each in s.changes if each.effective_at > following.period.start),
+            )
         case Active() as s, BillingPeriodClosed() as e:
-            return replace(s, late=late_after(s, e.span, e.run.cut))
+            return replace(s, late=late_after(s, e.run.segments, e.run.cut))
         case Active() as s, SubscriptionCanceled(ends_at=ends_at):
             return replace(s, ends_at=ends_at)
         case Scheduled() as s, SubscriptionCanceled():

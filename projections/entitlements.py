@@ -10,6 +10,7 @@ from decimal import Decimal
 from billing.entitlement import Entitlement, EntitlementKind, LimitKind
 from billing.envelope import EventEnvelope
 from billing.period import Period
+from billing.plan_change import SubscriptionMigrated, SubscriptionPlanChanged
 from billing.subscription import BillingPeriodClosed, SubscriptionActivated, SubscriptionEnded
 from projections import price_books
 from projections.generation import Tx
@@ -34,33 +35,46 @@ class Grant:
 
 
 def apply(tx: Tx, envelope: EventEnvelope) -> None:
-    """Grant a plan's features when its subscription starts, follow its periods, revoke them at its end."""
+    """Grant the features of the plan in force, follow its periods, revoke what a later plan or the end takes away."""
     tenant, sequence = envelope.meta.tenant, envelope.meta.sequence
     match envelope.event:
         case SubscriptionActivated() as e:
-            row = tx.execute(_TERMS, (tenant, e.subscription_id)).fetchone()
-            assert row is not None
-            version, plan = row
-            granted = price_books.book(tx, tenant, version).plan(plan).entitlements
-            period = e.span.period
-            tx.executemany(
-                _GRANT,
-                [(*_terms(tenant, e, each), version, period.start, period.end, sequence) for each in granted],
-            )
+            _grant_plan(tx, tenant, e.subscription_id, e.activated_at, sequence)
         case BillingPeriodClosed(next=following) as e if following is not None:
             period = following.period
             tx.execute(_NEXT_PERIOD, (period.start, period.end, sequence, tenant, e.subscription_id))
+            if e.run.pricing != following.pricing:
+                _grant_plan(tx, tenant, e.subscription_id, period.start, sequence)
+        case SubscriptionPlanChanged() | SubscriptionMigrated() as e if e.effective_at <= envelope.meta.occurred_at:
+            _grant_plan(tx, tenant, e.subscription_id, e.effective_at, sequence)
         case SubscriptionEnded() as e:
             tx.execute(_REVOKE, (e.ended_at, sequence, tenant, e.subscription_id))
 
 
-def _terms(tenant: str, e: SubscriptionActivated, granted: Entitlement) -> tuple[object, ...]:
-    who = (tenant, e.customer_id, granted.feature, e.subscription_id)
-    return (*who, granted.kind, granted.meter, granted.limit, granted.limit_kind)
+def _grant_plan(tx: Tx, tenant: str, subscription: str, at: datetime, sequence: int) -> None:
+    """Grant what the plan in force has, as `subscriptions` stands; what it has not is revoked as of `at`."""
+    row = tx.execute(_TERMS, (tenant, subscription)).fetchone()
+    assert row is not None
+    customer, version, plan, start, end = row
+    if start is None:
+        return  # not started: nothing is granted yet
+    granted = price_books.book(tx, tenant, version).plan(plan).entitlements
+    tx.executemany(
+        _GRANT,
+        [
+            (tenant, customer, each.feature, subscription, *_terms(each), version, start, end, sequence)
+            for each in granted
+        ],
+    )
+    tx.execute(_REVOKE_OTHERS, (at, sequence, tenant, subscription, [each.feature for each in granted]))
+
+
+def _terms(granted: Entitlement) -> tuple[object, ...]:
+    return granted.kind, granted.meter, granted.limit, granted.limit_kind
 
 
 _TERMS = """
-SELECT price_book_version, plan
+SELECT customer_id, price_book_version, plan, period_start, period_end
   FROM subscriptions
  WHERE tenant_id = %s AND subscription_id = %s
 """
@@ -69,18 +83,34 @@ _GRANT = """
 INSERT INTO entitlements (tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind,
                           book_version, period_start, period_end, version)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (tenant_id, customer_id, feature, subscription_id) DO UPDATE
+   SET kind = EXCLUDED.kind,
+       meter = EXCLUDED.meter,
+       limit_quantity = EXCLUDED.limit_quantity,
+       limit_kind = EXCLUDED.limit_kind,
+       book_version = EXCLUDED.book_version,
+       period_start = EXCLUDED.period_start,
+       period_end = EXCLUDED.period_end,
+       revoked_at = NULL,
+       version = EXCLUDED.version
+"""
+
+_REVOKE_OTHERS = """
+UPDATE entitlements
+   SET revoked_at = %s, version = %s
+ WHERE tenant_id = %s AND subscription_id = %s AND revoked_at IS NULL AND feature <> ALL(%s)
 """
 
 _NEXT_PERIOD = """
 UPDATE entitlements
    SET period_start = %s, period_end = %s, version = %s
- WHERE tenant_id = %s AND subscription_id = %s
+ WHERE tenant_id = %s AND subscription_id = %s AND revoked_at IS NULL
 """
 
 _REVOKE = """
 UPDATE entitlements
    SET revoked_at = %s, version = %s
- WHERE tenant_id = %s AND subscription_id = %s
+ WHERE tenant_id = %s AND subscription_id = %s AND revoked_at IS NULL
 """
 
 _COLUMNS = """

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing.envelope import EventEnvelope
+from billing.plan_change import SubscriptionMigrated, SubscriptionPlanChanged
+from billing.segments import Segment
 from billing.subscription import (
     BillingPeriodClosed,
     SubscriptionActivated,
@@ -52,18 +54,46 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
                     "starts_at": e.starts_at,
                 },
             )
-        case SubscriptionActivated(subscription_id=subscription, span=span):
-            period = span.period
-            tx.execute(_BEGIN, {**at, "subscription": subscription, "start": period.start, "end": period.end})
+        case SubscriptionActivated(subscription_id=subscription, first=first):
+            _begin(tx, at, subscription, first, envelope.meta.occurred_at)
         case BillingPeriodClosed(subscription_id=subscription, next=following) if following is not None:
-            period = following.period
-            tx.execute(_BEGIN, {**at, "subscription": subscription, "start": period.start, "end": period.end})
+            _begin(tx, at, subscription, following, envelope.meta.occurred_at)
+        case SubscriptionPlanChanged() | SubscriptionMigrated() as e:
+            _change(tx, at, e, envelope.meta.occurred_at)
         case BillingPeriodClosed(subscription_id=subscription):
             tx.execute(_TOUCH, {**at, "subscription": subscription})
         case SubscriptionCanceled(subscription_id=subscription, ends_at=ends_at):
             tx.execute(_CANCEL, {**at, "subscription": subscription, "ends_at": ends_at})
         case SubscriptionEnded(subscription_id=subscription, ended_at=ended_at):
             tx.execute(_END, {**at, "subscription": subscription, "ended_at": ended_at})
+
+
+def _begin(tx: Tx, at: dict[str, object], subscription: str, opened: Segment, now: datetime) -> None:
+    """Begin a period under its pricing, or under what was changed in it before it was opened."""
+    period, pricing = opened.period, opened.pricing
+    named = {**at, "subscription": subscription, "now": now}
+    tx.execute(
+        _BEGIN,
+        {
+            **named,
+            "start": period.start,
+            "end": period.end,
+            "plan": pricing.plan,
+            "version": pricing.price_book_version,
+        },
+    )
+    tx.execute(_FORGET, {**named, "start": period.start})
+    tx.execute(_IN_FORCE, named)
+
+
+def _change(tx: Tx, at: dict[str, object], e: SubscriptionPlanChanged | SubscriptionMigrated, now: datetime) -> None:
+    named = {**at, "subscription": e.subscription_id, "now": now, "effective_at": e.effective_at}
+    replaced = ["plan", "version"] if isinstance(e, SubscriptionPlanChanged) else ["version"]
+    tx.execute(_REPLACE, {**named, "replaced": replaced})
+    terms = {"kind": replaced[0], "plan": e.terms.plan, "version": e.terms.price_book_version}
+    tx.execute(_CHANGE, {**named, **terms})
+    tx.execute(_TOUCH, named)
+    tx.execute(_IN_FORCE, named)
 
 
 _CREATE = """
@@ -76,11 +106,41 @@ VALUES (%(tenant)s, %(subscription)s, %(customer)s, %(plan)s, %(version)s, %(cur
 _BEGIN = """
 UPDATE subscriptions
    SET status = 'active',
+       plan = %(plan)s,
+       price_book_version = %(version)s,
        period_start = %(start)s,
        period_end = %(end)s,
        next_boundary = least(%(end)s, ends_at),
        sequence = %(sequence)s
  WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s
+"""
+
+_FORGET = """
+DELETE FROM subscription_changes
+ WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at <= %(start)s
+"""
+
+_REPLACE = """
+DELETE FROM subscription_changes
+ WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at >= %(effective_at)s
+   AND kind = ANY(%(replaced)s)
+"""
+
+_CHANGE = """
+INSERT INTO subscription_changes (tenant_id, subscription_id, effective_at, sequence, kind, plan, price_book_version)
+VALUES (%(tenant)s, %(subscription)s, %(effective_at)s, %(sequence)s, %(kind)s, %(plan)s, %(version)s)
+"""
+
+_IN_FORCE = """
+UPDATE subscriptions s
+   SET plan = c.plan,
+       price_book_version = c.price_book_version
+  FROM (SELECT plan, price_book_version
+          FROM subscription_changes
+         WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at <= %(now)s
+         ORDER BY effective_at DESC, sequence DESC
+         LIMIT 1) c
+ WHERE s.tenant_id = %(tenant)s AND s.subscription_id = %(subscription)s AND s.status = 'active'
 """
 
 _TOUCH = """

@@ -3,7 +3,7 @@ CREATE TABLE subscriptions (
     tenant_id           text         NOT NULL,
     subscription_id     text         NOT NULL,
     customer_id         text         NOT NULL,
-    plan                text         NOT NULL,
+    plan                text         NOT NULL,  -- in force; the first one before the start
     price_book_version  integer      NOT NULL,
     currency            char(3)      NOT NULL,
     status              text         NOT NULL CHECK (status IN ('scheduled', 'active', 'ended')),
@@ -20,6 +20,18 @@ CREATE TABLE subscriptions (
     sequence            bigint       NOT NULL,  -- of the subscription's last event
     PRIMARY KEY (tenant_id, subscription_id),
     CHECK ((status = 'ended') = (next_boundary IS NULL))
+);
+
+-- Changes of what rates a subscription, from when they take effect until the period before them is closed.
+CREATE TABLE subscription_changes (
+    tenant_id           text         NOT NULL,
+    subscription_id     text         NOT NULL,
+    effective_at        timestamptz  NOT NULL,
+    sequence            bigint       NOT NULL,  -- of the event; at equal instants the later one counts
+    kind                text         NOT NULL,
+    plan                text         NOT NULL,
+    price_book_version  integer      NOT NULL,
+    PRIMARY KEY (tenant_id, subscription_id, effective_at, sequence)
 );
 
 CREATE INDEX subscriptions_due

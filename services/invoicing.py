@@ -26,9 +26,8 @@ from billing.catalog import PriceBookPublished
 from billing.envelope import CommandResult, Outcome
 from billing.ids import CustomerId, TenantId
 from billing.invoice import IssueInvoice
-from billing.invoicing import RATING_ENGINE, LatePeriod, Need, PartitionPosition, lines, needs
+from billing.invoicing import RATING_ENGINE, LatePeriod, Need, PartitionPosition, lines, needs, one_by_one, versions
 from billing.metering import Measured
-from billing.price import Percentage
 from infra import postgres, telemetry
 from infra.errors import Conflict, Transient
 from infra.failpoints import failpoint
@@ -209,24 +208,13 @@ def rate(job: Job, snapshot: Snapshot) -> IssueInvoice:
         raise NotReady("usage up to the cut is not counted yet")
     late = snapshot.late(job)
     try:
-        versions = {run.price_book_version, *(each.price_book_version for each in late)}
-        books = {version: snapshot.book(job.tenant_id, version) for version in versions}
+        books = {version: snapshot.book(job.tenant_id, version) for version in versions(run, late)}
     except LookupError as e:
         raise NotReady(str(e)) from e
     wanted = needs(run, books, late)
-    quantities = snapshot.quantities(job.tenant_id, run.customer_id, wanted, priced_one_by_one(books)) if wanted else {}
+    alone = one_by_one(run, books, late)
+    quantities = snapshot.quantities(job.tenant_id, run.customer_id, wanted, alone) if wanted else {}
     return IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities))
-
-
-def priced_one_by_one(books: Mapping[int, PriceBookPublished]) -> set[str]:
-    """Meters of which a charge prices each event by itself; all others are read by windows, far faster."""
-    plans = (plan for book in books.values() for plan in book.plans)
-    return {
-        charge.meter
-        for plan in plans
-        for charge in plan.charges
-        if charge.meter and isinstance(charge.model, Percentage)
-    }
 
 
 class PostgresSnapshot:

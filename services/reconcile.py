@@ -181,9 +181,7 @@ class _Stored:
 
 def _stored(tx: postgres.Cursor, billing: _Billing) -> _Stored:
     spans = [(tenant, *span) for (tenant, _), span in billing.spans.items()]
-    billed = [
-        (*key, partition, offset) for key, below in billing.billed.items() for partition, offset in below.items()
-    ]
+    billed = [(*key, partition, offset) for key, below in billing.billed.items() for partition, offset in below.items()]
     asked = {
         f"{name}_{place}": [row[place] for row in rows]
         for name, rows, width in (("span", spans, 4), ("billed", billed, 6))

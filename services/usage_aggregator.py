@@ -146,9 +146,7 @@ class UsageStore:
             self._remember(known.generation, series)
             _count(judged)
 
-    def _apply(
-        self, tx: postgres.Cursor, batch: Batch
-    ) -> tuple[_Known, dict[usage.Series, int], Judged] | None:
+    def _apply(self, tx: postgres.Cursor, batch: Batch) -> tuple[_Known, dict[usage.Series, int], Judged] | None:
         number = generation.enter(tx, usage.SET, self._into, writes=True)
         stored = generation.checkpoints(tx, usage.SET, number, usage.TOPIC).get(batch.partition, 0)
         if batch.next_offset <= stored:
@@ -184,9 +182,7 @@ class UsageStore:
                 for made in claim.contributions
             ],
         )
-        usage.add_fates(
-            tx, [_fate(tenant, hour, partition, fates) for (tenant, hour), fates in judged.fates.items()]
-        )
+        usage.add_fates(tx, [_fate(tenant, hour, partition, fates) for (tenant, hour), fates in judged.fates.items()])
         usage.add_refused(tx, [_refused(each) for each in judged.refusals])
         usage.set_controls(
             tx,

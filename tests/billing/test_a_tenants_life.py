@@ -238,9 +238,10 @@ class TenantsLife(RuleBasedStateMachine):
         for subscription in SUBSCRIPTIONS:
             end = None
             for each in self.life.envelopes:
-                if getattr(each.event, "subscription_id", None) != subscription or not hasattr(each.event, "span"):
+                span = getattr(each.event, "span", getattr(each.event, "first", None))
+                if getattr(each.event, "subscription_id", None) != subscription or span is None:
                     continue
-                span = each.event.span.period
+                span = span.period
                 if each.meta.type == "BillingPeriodClosed":
                     assert end is None or span.start == end
                     end = span.end

@@ -173,7 +173,7 @@ def test_anniversary_periods_return_to_their_day_after_a_short_month() -> None:
 
 def test_every_period_begins_where_the_one_before_ended() -> None:
     life = a_subscriber()
-    spans = [life.event.span]
+    spans = [life.event.first]
     for end in (FEBRUARY, MARCH, APRIL):
         life.given(until(end), close(end))
         spans.append(life.event.next)

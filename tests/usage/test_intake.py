@@ -249,9 +249,7 @@ def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: lis
     def by_the_rules() -> Any:
         check_event(each, made.bounds, NOON)
         found = readings(each, made.meters)
-        return [
-            (r.meter, r.dimensions, r.number, r.text) for r in found if r.number is not None or r.text is not None
-        ]
+        return [(r.meter, r.dimensions, r.number, r.text) for r in found if r.number is not None or r.text is not None]
 
     def quickly() -> Any:
         from decimal import Decimal

@@ -1,0 +1,153 @@
+"""Changing what rates a subscription: which change follows from a command, from when on, and whether it can bill.
+
+    |--------- current period ---------|-- next ...
+             ^ now                     ^ at the period's end (default)
+
+Whatever waits is looked at, too: a change that would leave a later one without a plan, or without a price in the
+subscription's currency, is refused when it is asked for and not when the period is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from billing.catalog import Plan
+from billing.closing import refused
+from billing.errors import Rejected
+from billing.ids import SubscriptionId
+from billing.plan_change import (
+    ChangePlan,
+    Event,
+    MigrateSubscription,
+    PlanTerms,
+    SubscriptionMigrated,
+    SubscriptionPlanChanged,
+    at,
+    timeline,
+    with_change,
+)
+from billing.pricing import Pricing, priced
+from billing.subscription import Absent, Active, Scheduled, cadence_at, period_end
+
+if TYPE_CHECKING:
+    from billing.decision import TenantState
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A subscription and the instant at which a change of it is to take effect."""
+
+    known: Scheduled | Active
+    effective_at: datetime
+    before: Pricing
+    """What rates it up to that instant, if it ever did."""
+    pricing: Pricing
+    """What would rate it from then on without the change."""
+
+
+def change_plan(state: TenantState, command: ChangePlan, now: datetime) -> Sequence[Event]:
+    """The facts that follow; none if it is on that plan then.
+
+    Raises:
+        Rejected: there is no such subscription or plan, it ends before, or the plan cannot take its place.
+    """
+    moment = _moment(state, command.subscription_id, command.at_period_end, now, "ChangePlan")
+    if moment.pricing.plan == command.plan:
+        return []
+    if moment.before.plan == command.plan:  # a change that waited is taken back: nothing changed in between
+        version = moment.before.price_book_version
+    else:
+        version = state.catalog.at(moment.effective_at).version
+    terms = _terms(state, moment, command.plan, version, not command.at_period_end)
+    change = SubscriptionPlanChanged(
+        subscription_id=command.subscription_id,
+        customer_id=moment.known.terms.customer_id,
+        effective_at=moment.effective_at,
+        terms=terms,
+    )
+    return _checked(state, moment, change)
+
+
+def migrate(state: TenantState, command: MigrateSubscription, now: datetime) -> Sequence[Event]:
+    """The facts that follow; none if it is on the newest version then.
+
+    Raises:
+        Rejected: there is no such subscription, it ends before, or the newest version has no such plan.
+    """
+    moment = _moment(state, command.subscription_id, command.at_period_end, now, "MigrateSubscription")
+    newest = state.catalog.at(moment.effective_at).version
+    if moment.pricing.price_book_version == newest:
+        return []
+    terms = _terms(state, moment, moment.pricing.plan, newest, not command.at_period_end)
+    change = SubscriptionMigrated(
+        subscription_id=command.subscription_id,
+        customer_id=moment.known.terms.customer_id,
+        effective_at=moment.effective_at,
+        terms=terms,
+    )
+    return _checked(state, moment, change)
+
+
+def _moment(
+    state: TenantState, subscription: SubscriptionId, at_period_end: bool, now: datetime, command: str
+) -> _Moment:
+    match state.subscriptions.get(subscription, Absent()):
+        case Scheduled(terms=terms) as s:
+            return _Moment(s, terms.starts_at, s.pricing, s.pricing)
+        case Active() as s:
+            effective_at = period_end(s, now) if at_period_end else max(now, s.current.period.start)
+            if s.ends_at is not None and s.ends_at <= effective_at:
+                raise Rejected("ending", f"it ends at {s.ends_at}; the change would take effect at {effective_at}")
+            earlier = [each for each in s.changes if each.effective_at < effective_at]
+            before = at(s.current.pricing, earlier, effective_at)
+            return _Moment(s, effective_at, before, at(s.current.pricing, s.changes, effective_at))
+        case other:
+            raise refused(other, command)
+
+
+def _terms(state: TenantState, moment: _Moment, plan: str, version: int, now: bool) -> PlanTerms:
+    """The terms of `plan`. Another rhythm starts where it takes effect; within a period there is no room for one.
+
+    Raises:
+        Rejected: the version has no such plan, or the plan has other periods and cannot wait for the end of this one.
+    """
+    found: Plan = state.catalog.books[version - 1].plan(plan)
+    cadence = cadence_at(moment.known, moment.effective_at)
+    anchor = cadence.anchor
+    if (found.interval, found.alignment) != (cadence.interval, cadence.alignment):
+        if now and isinstance(moment.known, Active):
+            detail = f"plan {plan!r} bills every {found.interval}, not {cadence.interval}; allowed at the period's end"
+            raise Rejected("other_interval", detail, field="at_period_end")
+        anchor = moment.effective_at.astimezone(ZoneInfo(cadence.zone)).replace(tzinfo=None)
+    return PlanTerms(
+        plan=plan,
+        price_book_version=version,
+        anchor=anchor.isoformat(),
+        interval=found.interval,
+        alignment=found.alignment,
+    )
+
+
+def _checked(state: TenantState, moment: _Moment, change: Event) -> Sequence[Event]:
+    """`change`, if everything that holds from then on can be billed.
+
+    Raises:
+        Rejected: naming what is missing.
+    """
+    known = moment.known
+    currency = known.terms.currency
+    begun = known.current.pricing if isinstance(known, Active) else known.pricing
+    start = known.current.period.start if isinstance(known, Active) else known.terms.starts_at
+    for effective_at, pricing in timeline(begun, with_change(known.changes, change), start):
+        if effective_at < change.effective_at:
+            continue
+        plan = state.catalog.books[pricing.price_book_version - 1].plan(pricing.plan)
+        if plan.currency != currency:
+            detail = f"plan {plan.key!r} has prices in {plan.currency}; the subscription is billed in {currency}"
+            raise Rejected("currency_mismatch", detail, field="plan")
+        priced(pricing, state.catalog.by_version)
+    return [change]
