@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -72,7 +72,7 @@ def apply(file: CatalogFile, world: World) -> Iterator[Change]:
             result = _accepted(world.ask(command, _once("coupon")))
             yield Change("coupon", f"{code} for {customer.id}", _outcome(result))
     if file.subscriptions:
-        zone = file.tenant.zone if file.tenant is not None else world.zone()
+        zone = _zone(file, world)
         for subscription in file.subscriptions:
             yield _subscription(subscription, zone, world)
 
@@ -92,10 +92,23 @@ def planned(file: CatalogFile) -> list[Change]:
     return made
 
 
+def effective_at(file: CatalogFile, zone: Callable[[], str]) -> datetime | None:
+    """From when the file's prices hold; None for at once. `zone` says where, if the file does not."""
+    if file.effective_at is None:
+        return None
+    return to_utc(file.effective_at, file.tenant.zone if file.tenant is not None else zone())
+
+
+def _zone(file: CatalogFile, world: World) -> str:
+    return file.tenant.zone if file.tenant is not None else world.zone()
+
+
 def _publish(file: CatalogFile, world: World) -> Change:
+    assert file.price_book is not None
     # Not derived from the content: going back to an earlier catalogue is a wish of its own, and a repetition of
     # the newest one is no change anyway.
-    result = _accepted(world.ask(file.price_book, _once(f"catalog:{file.sha256[:16]}")))
+    command = replace(file.price_book, effective_at=effective_at(file, world.zone))
+    result = _accepted(world.ask(command, _once(f"catalog:{file.sha256[:16]}")))
     return Change("price book", f"sha256 {file.sha256[:12]}", _outcome(result))
 
 
@@ -125,13 +138,14 @@ def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
     if result.outcome is Outcome.REJECTED and result.code == "subscription_exists":
         known = world.subscription(wish.id)
         if known is not None and _same(known, wish, starts_at):
-            return Change("subscription", wish.id, UNCHANGED)
+            moved = f"is on {known.plan} since; `subscriptions change` moves it" if known.plan != wish.plan else ""
+            return Change("subscription", wish.id, UNCHANGED, moved)
     return Change("subscription", wish.id, _outcome(_accepted(result)))
 
 
 def _same(known: SubscriptionRow, wish: NamedSubscription, starts_at: datetime | None) -> bool:
-    wanted = (wish.customer, wish.plan, starts_at or known.starts_at)
-    return (known.customer, known.plan, known.starts_at) == wanted
+    """Whether it is the subscription that the file names; what it was changed to since is not the file's to undo."""
+    return (known.customer, known.starts_at) == (wish.customer, starts_at or known.starts_at)
 
 
 def _accepted(result: CommandResult) -> CommandResult:

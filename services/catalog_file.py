@@ -3,6 +3,7 @@
 `read` checks everything that a file alone can show: the form of each field, every reference inside of the file, and
 whether the price book could bill. Faults name line and field. Prices are read exactly as written.
 
+    effective_at:   from when the prices hold for new subscriptions (local time); at once if it is left out
     tenant:         who sells: name, currency, zone, taxes, bounds, policies, test_clock (local time)
     meters:         what is measured
     plans:          what is charged; `model` of a charge says how, told apart by `type`
@@ -78,6 +79,7 @@ class SubscriptionSection(StrictModel):
 class CatalogSections(StrictModel):
     """The whole file."""
 
+    effective_at: LocalTime | None = None
     tenant: TenantSection | None = None
     meters: list[MeterSection] = Field(default_factory=list)  # type: ignore[valid-type]
     plans: list[PlanSection] = Field(default_factory=list)  # type: ignore[valid-type]
@@ -114,6 +116,8 @@ class CatalogFile:
     sha256: str
     tenant_id: str | None
     tenant: RegisterTenant | None
+    effective_at: datetime | None
+    """From when the price book holds; still a local time."""
     price_book: PublishPriceBook | None
     customers: tuple[NamedCustomer, ...]
     subscriptions: tuple[NamedSubscription, ...]
@@ -152,6 +156,8 @@ def read(content: bytes) -> CatalogFile:
     seller = _seller(sections.tenant, found)
     if seller is not None:
         found += _impossible_starts(sections.subscriptions, seller.zone)
+        if sections.effective_at is not None:
+            found += _impossible(sections.effective_at, seller.zone, "effective_at")
     if book is not None:
         found += _refusals(lambda: check_price_book(book), "")
         found += _references(sections, book)
@@ -161,6 +167,7 @@ def read(content: bytes) -> CatalogFile:
         sha256=hashlib.sha256(content).hexdigest(),
         tenant_id=sections.tenant.id if sections.tenant else None,
         tenant=seller,
+        effective_at=sections.effective_at,
         price_book=book,
         customers=tuple(_customer(each) for each in sections.customers),
         subscriptions=tuple(
@@ -226,11 +233,15 @@ def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[F
 
 def _impossible_starts(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:
     for index, each in enumerate(sections):
-        try:
-            if each.starts_at is not None:
-                to_utc(each.starts_at, zone)
-        except Rejected as e:
-            yield Fault(e.code, e.detail, f"subscriptions[{index}].starts_at")
+        if each.starts_at is not None:
+            yield from _impossible(each.starts_at, zone, f"subscriptions[{index}].starts_at")
+
+
+def _impossible(local: datetime, zone: str, field: str) -> Iterable[Fault]:
+    try:
+        to_utc(local, zone)
+    except Rejected as e:
+        yield Fault(e.code, e.detail, field)
 
 
 def _unique(sections: Sequence[CustomerSection | SubscriptionSection], where: str) -> Iterable[Fault]:

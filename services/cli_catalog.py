@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
 from billing.catalog import PublishPriceBook
-from billing.envelope import CommandResult
+from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
+from billing.ids import SubscriptionId
+from billing.plan_change import MigrateSubscription
 from billing.tenant import RegisterTenant
 from infra import postgres
 from infra.errors import Transient
 from infra.settings import Settings
-from services import catalog_apply, cli_world, customer_profile, meter_publisher, read_models
+from services import catalog_apply, catalog_plan, cli_world, customer_profile, meter_publisher, read_models
 from services.catalog_apply import Change, World
 from services.catalog_file import BadCatalog, CatalogFile, read
 from services.commands import CommandClient
@@ -41,7 +44,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Prices as code.", no_args_is_help=True)
     app.add_typer(group, name="catalog")
     group.command()(check)
+    group.command()(plan)
     group.command()(apply)
+    group.command()(migrate)
 
 
 def check(file: File, as_json: AsJson = False) -> None:
@@ -53,15 +58,93 @@ def check(file: File, as_json: AsJson = False) -> None:
         typer.echo(f"{file}: good")
 
 
+def plan(
+    file: File,
+    tenant: Tenant = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 if there are differences.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What publishing a catalogue file would change against the newest price book, for whom, and from when."""
+    found = _read(file, as_json)
+    name = _named(found, tenant)
+    with cli_world.reading(cli_world.settings()) as tx:
+        known = read_models.tenant(tx, name)
+        zone = found.tenant.zone if found.tenant else known.zone if known else "UTC"
+        planned = catalog_plan.planned(
+            read_models.price_book(tx, name),
+            found.price_book,
+            catalog_apply.effective_at(found, lambda: zone),
+            read_models.subscribers(tx, name),
+        )
+    typer.echo(catalog_plan.as_json(planned) if as_json else catalog_plan.as_text(planned, zone))
+    if exit_code and planned.differences:
+        raise typer.Exit(REFUSED)
+
+
+def migrate(
+    plan: Annotated[str, typer.Option("--plan", help="Key of the plan whose subscribers are migrated.")],
+    now: Annotated[bool, typer.Option("--now", help="At once, and not at the end of their periods.")] = False,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would be migrated.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put all subscribers of a plan on its newest version, by default when their periods end.
+
+    Exit code 1 if some are refused; the others are migrated. Running it again does the rest.
+    """
+    settings = cli_world.settings()
+    with cli_world.reading(settings) as tx:
+        name = cli_world.the_tenant(tx, tenant)
+        newest = read_models.price_book(tx, name)
+        version = newest.version if newest else 0
+        subscribers = read_models.on_other_versions(tx, name, plan, version)
+    if dry_run:
+        if as_json:
+            typer.echo(json.dumps({"plan": plan, "price_book_version": version, "subscriptions": subscribers}))
+            return
+        typer.echo(f"would migrate {len(subscribers)} subscriptions of {plan} to price book {version}; nothing changed")
+        return
+    migrated, refused = _migrated(settings, name, subscribers, at_period_end=not now)
+    if as_json:
+        typer.echo(json.dumps({"plan": plan, "migrated": migrated, "refused": refused}))
+    else:
+        for id, said in refused.items():
+            typer.echo(f"{id}: {said}", err=True)
+        typer.echo(f"migrated {len(migrated)} of {len(subscribers)} subscriptions of {plan}")
+    if refused:
+        raise typer.Exit(REFUSED)
+
+
+def _migrated(
+    settings: Settings, tenant: str, subscribers: list[str], *, at_period_end: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Those that are migrated, and why the others are not."""
+    migrated, refused = [], {}
+    with CommandClient(settings) as client:
+        for id in subscribers:
+            command = MigrateSubscription(subscription_id=SubscriptionId(id), at_period_end=at_period_end)
+            result = client.request(tenant, command, key=f"cli:migrate:{uuid4().hex}", actor=cli_world.ACTOR)
+            if result.outcome is Outcome.REJECTED:
+                refused[id] = f"{result.detail} [{result.code}]"
+            else:
+                migrated.append(id)
+    return migrated, refused
+
+
+def _named(file: CatalogFile, tenant: str | None) -> str:
+    name = tenant or file.tenant_id
+    if name is None:
+        raise typer.BadParameter("the file has no tenant.id; name one", param_hint="--tenant")
+    return name
+
+
 def apply(file: File, tenant: Tenant = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Make the tenant be what a catalogue file says; what is so already stays. Exit code 1 if it is refused.
 
     Returns when the meters are in force: usage sent from then on is measured by them.
     """
     found = _read(file, as_json)
-    name = tenant or found.tenant_id
-    if name is None:
-        raise typer.BadParameter("the file has no tenant.id; name one", param_hint="--tenant")
+    name = _named(found, tenant)
     if dry_run:
         _report(name, catalog_apply.planned(found), as_json)
         if not as_json:

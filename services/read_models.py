@@ -7,6 +7,7 @@ security would hide others anyway) and pages by key, so that a page never skips 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from billing.catalog import PriceBookPublished
@@ -25,8 +26,10 @@ from services.read_rows import (
     IssuedInvoice,
     PaymentRow,
     PriceBookRow,
+    Subscribers,
     SubscriptionRow,
     TenantRow,
+    WaitingChange,
 )
 
 
@@ -133,7 +136,7 @@ def subscriptions(
         """,
         {"tenant": tenant_id, "customer": customer_id, "after": after, "limit": limit},
     ).fetchall()
-    return [SubscriptionRow(*row) for row in rows]
+    return [_subscription_row(row) for row in rows]
 
 
 def subscription(tx: Cursor, tenant_id: str, subscription_id: str) -> SubscriptionRow | None:
@@ -141,14 +144,55 @@ def subscription(tx: Cursor, tenant_id: str, subscription_id: str) -> Subscripti
     row = tx.execute(
         _SUBSCRIPTIONS + " WHERE tenant_id = %s AND subscription_id = %s", (tenant_id, subscription_id)
     ).fetchone()
-    return None if row is None else SubscriptionRow(*row)
+    return None if row is None else _subscription_row(row)
+
+
+def _subscription_row(row: Sequence[Any]) -> SubscriptionRow:
+    *columns, changes = row
+    waiting = [WaitingChange(datetime.fromisoformat(at), plan, version) for at, plan, version in changes]
+    return SubscriptionRow(*(*columns, waiting))
 
 
 _SUBSCRIPTIONS = """
 SELECT subscription_id, customer_id, plan, price_book_version, currency, status, zone, starts_at, period_start,
-       period_end, ends_at, ended_at
-  FROM subscriptions
+       period_end, ends_at, ended_at,
+       (SELECT coalesce(json_agg(json_build_array(c.effective_at, c.plan, c.price_book_version)
+                                 ORDER BY c.effective_at, c.sequence), '[]')
+          FROM subscription_changes c
+          JOIN tenants t USING (tenant_id)
+         WHERE c.tenant_id = s.tenant_id AND c.subscription_id = s.subscription_id
+           AND c.effective_at > coalesce(t.test_clock, clock_timestamp()))
+  FROM subscriptions s
 """
+
+
+def subscribers(tx: Cursor, tenant_id: str) -> list[Subscribers]:
+    """How many subscriptions that have not ended are on each version of each plan."""
+    rows = tx.execute(
+        """
+        SELECT plan, price_book_version, count(*)
+          FROM subscriptions
+         WHERE tenant_id = %s AND status <> 'ended'
+         GROUP BY plan, price_book_version
+         ORDER BY plan, price_book_version
+        """,
+        (tenant_id,),
+    ).fetchall()
+    return [Subscribers(*row) for row in rows]
+
+
+def on_other_versions(tx: Cursor, tenant_id: str, plan: str, version: int) -> list[str]:
+    """Subscriptions to `plan` that have not ended and are on another version than `version`, by id."""
+    rows = tx.execute(
+        """
+        SELECT subscription_id
+          FROM subscriptions
+         WHERE tenant_id = %s AND plan = %s AND price_book_version <> %s AND status <> 'ended'
+         ORDER BY subscription_id
+        """,
+        (tenant_id, plan, version),
+    ).fetchall()
+    return [subscription for (subscription,) in rows]
 
 
 def book_versions(tx: Cursor, tenant_id: str, *, below: int | None = None, limit: int) -> list[PriceBookRow]:

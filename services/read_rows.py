@@ -64,6 +64,15 @@ class CustomerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingChange:
+    """A plan or version that a subscription will be on."""
+
+    effective_at: datetime
+    plan: str
+    price_book_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriptionRow:
     """A customer on a plan."""
 
@@ -80,6 +89,17 @@ class SubscriptionRow:
     period_end: datetime | None
     ends_at: datetime | None
     ended_at: datetime | None
+    changes: list[WaitingChange]
+    """Changes of its plan that have not taken effect yet, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribers:
+    """How many subscriptions that have not ended are on one version of a plan."""
+
+    plan: str
+    price_book_version: int
+    subscriptions: int
 
 
 @dataclass(frozen=True, slots=True)

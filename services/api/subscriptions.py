@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from billing.ids import CustomerId, SubscriptionId
+from billing.plan_change import ChangePlan, MigrateSubscription
 from billing.subscription import CancelSubscription, CreateSubscription
 from services import read_models
 from services.api.bodies import EdgeRoute
@@ -28,6 +29,15 @@ class SubscriptionBody(StrictModel):
     plan: Name
     starts_at: Instant | None = None
     """From when it bills; null means now."""
+
+
+class ChangeBody(StrictModel):
+    """What a subscription is to be billed by."""
+
+    plan: Name | None = None
+    """Key of the new plan; null keeps the plan and takes its newest version."""
+    at_period_end: bool = True
+    """False changes it now: unused fees are credited, new ones charged for the rest of the period."""
 
 
 class CancellationBody(StrictModel):
@@ -76,6 +86,21 @@ def get_subscription(
     if found is None:
         raise not_found("there is no such subscription")
     return found
+
+
+@router.post("/v1/subscriptions/{subscription_id}/change", response_model=SubscriptionRow)
+def change_subscription(
+    subscription_id: PathId, body: ChangeBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Put a subscription on another plan, or on the newest version of its plan, with its next period or at once."""
+    id = SubscriptionId(subscription_id)
+    command: ChangePlan | MigrateSubscription = MigrateSubscription(
+        subscription_id=id, at_period_end=body.at_period_end
+    )
+    if body.plan is not None:
+        command = ChangePlan(subscription_id=id, plan=body.plan, at_period_end=body.at_period_end)
+    result = asking.send(command, missing="unknown_subscription")
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
 
 
 @router.post("/v1/subscriptions/{subscription_id}/cancel", response_model=SubscriptionRow)

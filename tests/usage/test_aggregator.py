@@ -195,9 +195,9 @@ def test_bad_records_go_to_usage_rejected_and_nothing_else_is_lost(aggregators: 
     eventually(aggregators.is_caught_up, within_s=60)
     refused = aggregators.rejected()
     found = Counter(each.reason for each in refused.values())
-    assert found == Counter(
-        [*bad, "out_of_range", "unknown_meter", "id_conflict", "unknown_tenant", "key_mismatch"]
-    ), found
+    assert found == Counter([*bad, "out_of_range", "unknown_meter", "id_conflict", "unknown_tenant", "key_mismatch"]), (
+        found
+    )
     by_reason = {each.reason: each for each in refused.values()}
     for reason, value in bad.items():
         assert by_reason[reason].original == (value or b"")
@@ -269,5 +269,3 @@ def test_logs_are_json_lines(aggregators: Aggregators) -> None:
     eventually(lambda: "reading begins" in log.read_text(), within_s=60)
     assert aggregators.stack.stop(process) == 0
     assert all(json.loads(line)["at"] for line in log.read_text().splitlines() if line.startswith("{"))
-
-

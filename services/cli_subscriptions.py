@@ -1,0 +1,137 @@
+"""`tallybook subscriptions`: customers on plans, and moving them to other plans and versions."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import typer
+from pydantic import TypeAdapter
+
+from billing.envelope import CommandResult, Outcome
+from billing.errors import Rejected
+from billing.ids import SubscriptionId
+from billing.plan_change import ChangePlan, MigrateSubscription
+from infra.errors import Transient
+from infra.settings import Settings
+from services import cli_world, read_models
+from services.commands import CommandClient
+from services.read_rows import SubscriptionRow
+
+READ_WITHIN_S = 10.0
+LOOK_AGAIN_S = 0.05
+
+Subscription = Annotated[str, typer.Argument(metavar="ID", help="Id of the subscription.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")]
+Now = Annotated[bool, typer.Option("--now", help="At once, and not at the end of the current period.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked for.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+_ALL = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add `subscriptions`."""
+    group = typer.Typer(help="Customers on plans.", no_args_is_help=True)
+    app.add_typer(group, name="subscriptions")
+    group.command("list")(listed)
+    group.command()(change)
+    group.command()(migrate)
+
+
+def listed(
+    tenant: Tenant = None,
+    customer: Annotated[str | None, typer.Option("--customer", help="Only those of this customer.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = _ALL,
+    as_json: AsJson = False,
+) -> None:
+    """Subscriptions by id, with what waits to change."""
+    with cli_world.reading(cli_world.settings()) as tx:
+        name = cli_world.the_tenant(tx, tenant)
+        rows = read_models.subscriptions(tx, name, customer_id=customer, limit=limit)
+    if as_json:
+        typer.echo(TypeAdapter(list[SubscriptionRow]).dump_json(rows).decode())
+        return
+    header = ("subscription", "customer", "plan", "price book", "status", "changes")
+    cells = [(row.id, row.customer, row.plan, str(row.price_book_version), row.status, _waiting(row)) for row in rows]
+    typer.echo(cli_world.table(header, cells, right=("price book",)))
+
+
+def change(
+    subscription: Subscription,
+    plan: Annotated[str, typer.Option("--plan", help="Key of the new plan.")],
+    now: Now = False,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a subscription on another plan, by default when its current period ends. Exit code 1 if it is refused."""
+    command = ChangePlan(subscription_id=SubscriptionId(subscription), plan=plan, at_period_end=not now)
+    _ask(command, tenant, f"change {subscription} to plan {plan}", dry_run, as_json)
+
+
+def migrate(
+    subscription: Subscription,
+    now: Now = False,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a subscription on the newest version of its plan, by default when its current period ends."""
+    command = MigrateSubscription(subscription_id=SubscriptionId(subscription), at_period_end=not now)
+    _ask(command, tenant, f"migrate {subscription} to the newest version of its plan", dry_run, as_json)
+
+
+def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bool) -> None:
+    settings = cli_world.settings()
+    with cli_world.reading(settings) as tx:
+        name = cli_world.the_tenant(tx, tenant)
+        known = read_models.subscription(tx, name, command.subscription_id)
+    if dry_run:
+        if known is None:
+            raise Rejected("unknown_subscription", f"there is no subscription {command.subscription_id!r}")
+        typer.echo(f"would {wish} {'at the end of its period' if command.at_period_end else 'now'}")
+        typer.echo(f"it is on {known.plan}, price book {known.price_book_version}; nothing changed")
+        return
+    with CommandClient(settings) as client:
+        result = client.request(name, command, key=f"cli:subscription:{uuid4().hex}", actor=cli_world.ACTOR)
+    row = _read(settings, name, command.subscription_id, accepted(result))
+    if as_json:
+        typer.echo(TypeAdapter(SubscriptionRow).dump_json(row).decode())
+        return
+    waiting = _waiting(row)
+    typer.echo(f"{row.id}: {row.plan}, price book {row.price_book_version}{f'; {waiting}' if waiting else ''}")
+
+
+def accepted(result: CommandResult) -> CommandResult:
+    """`result`, if it was accepted.
+
+    Raises:
+        Rejected: it was not.
+    """
+    if result.outcome is Outcome.REJECTED:
+        raise Rejected(result.code, result.detail, field=result.field)
+    return result
+
+
+def _read(settings: Settings, tenant: str, subscription: str, result: CommandResult) -> SubscriptionRow:
+    """The subscription as the accepted command left it."""
+    deadline = time.monotonic() + READ_WITHIN_S
+    while True:
+        with cli_world.reading(settings) as tx:
+            known = read_models.tenant(tx, tenant)
+            row = read_models.subscription(tx, tenant, subscription)
+        if known is not None and row is not None and known.last_sequence >= result.sequence:
+            return row
+        if time.monotonic() > deadline:
+            raise Transient("it is accepted, but reads do not show it yet: is the process `projector` up?")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _waiting(row: SubscriptionRow) -> str:
+    zone = ZoneInfo(row.zone)
+    return ", ".join(
+        f"{each.plan}, price book {each.price_book_version} from {each.effective_at.astimezone(zone):%Y-%m-%d %H:%M}"
+        for each in row.changes
+    )
