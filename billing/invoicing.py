@@ -207,7 +207,10 @@ class _Closed:
         whole = union(stay)
         if len({amount for amount, _ in parts}) == 1:
             owed = [(owed[0][0], whole)]
-        words = [f"{price_figure(amount)}{'' if span.share == 1 else f' x {_share_text(span)}'}" for amount, span in owed]
+        words = [
+            price_figure(amount) if span.share == 1 else f"{price_figure(amount)} x {_share_text(span)}"
+            for amount, span in owed
+        ]
         return [
             RatedLine(
                 kind=LineKind.COMMITMENT,
