@@ -49,7 +49,7 @@ def _airlines(report: Report) -> Table:
     for row in rows:
         table.add_row(
             row.customer,
-            f"{report.events[row.customer]:,}",
+            f"{report.events.get(row.customer, 0):,}",
             str(row.invoices),
             _amount(row.total_minor),
             _amount(row.paid_minor),
