@@ -118,11 +118,8 @@ def full_period(cadence: Cadence, at: datetime) -> Period:
     Raises:
         Rejected: the cadence's zone or interval is not a usable one.
     """
-    n = _index(cadence, at)
-    start = boundary(cadence, n)
-    while (end := boundary(cadence, n + 1)) == start:  # a local day that the zone skipped
-        n += 1
-    return Period(start, end)
+    n = _index(cadence, at)  # of two boundaries at one instant, around a day that the zone skipped, the later one
+    return Period(boundary(cadence, n), boundary(cadence, n + 1))
 
 
 def periods(cadence: Cadence, start: datetime, until: datetime) -> Iterator[Period]:

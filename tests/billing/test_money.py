@@ -39,6 +39,9 @@ def test_an_unknown_currency_is_refused_with_its_field() -> None:
     with pytest.raises(Rejected) as refused:
         exponent("XXQ", "plans[0].currency")
     assert (refused.value.code, refused.value.field) == ("unknown_currency", "plans[0].currency")
+    with pytest.raises(Rejected) as refused:
+        Money.from_major(Decimal(1), "XXQ")
+    assert str(refused.value) == "currency: 'XXQ' is not an ISO 4217 code such as USD"
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,11 @@ def test_calendar_arithmetic_is_local() -> None:
     kathmandu = floor(utc("2026-08-13T14:37:12.5"), "hour", "Asia/Kathmandu")
     assert (kathmandu.microsecond, kathmandu.second, kathmandu.tzinfo) == (0, 0, UTC)
     assert floor(utc("2026-08-13T14:37"), "half_year", "UTC") == utc("2026-07-01")
-    with pytest.raises(Rejected):
+    assert floor(utc("2026-08-13T14:37:12.5"), "day", "UTC") == utc("2026-08-13")
+    with pytest.raises(Rejected) as refused:
         floor(utc("2026-08-13"), "fortnight", "UTC")
+    assert refused.value.code == "invalid_unit"
+    assert refused.value.detail == "allowed are hour, day, week, month, quarter, half_year and year"
 
 
 def test_a_period_is_half_open() -> None:

@@ -59,7 +59,8 @@ def charge(model: PriceModel, **options: object) -> Charge:
         Stairstep((Tier(D(1), flat=D(3)), Tier(flat=D(5)))),
         Package(D("0.5"), D(1)),
         Blocks((BlockTier(D(1), 1, D(1)), BlockTier(D(2), 5, D(1)))),
-        Percentage(D("2.9"), D("0.30")),
+        Percentage(D(100), D("0.30"), free_transactions=0),
+        Percentage(D("2.9"), free_transactions=1),
         GraduatedPercentage((PercentageTier(D(100), D(5)), PercentageTier())),
         Matrix(("a", "b"), (Cell(("x", "y"), D(1)), Cell(("x", "z"), D(1)))),
         Dynamic(),
@@ -78,7 +79,11 @@ def test_every_model_can_be_published(model: PriceModel) -> None:
         (Graduated((Tier(D(10)), Tier(D(5)), OPEN)), "tiers[1].up_to", "overlapping_tiers"),
         (Graduated((Tier(D(10)), Tier(D(10)), OPEN)), "tiers[1].up_to", "overlapping_tiers"),
         (Volume((Tier(D(0)), OPEN)), "tiers[0].up_to", "overlapping_tiers"),
-        (Volume((Tier(D(10)), Tier(D(20)))), "tiers[1].up_to", "gap_in_tiers"),
+        (Volume((Tier(D(10)), Tier(D(20)), Tier(D(30)))), "tiers[2].up_to", "gap_in_tiers"),
+        (Stairstep((Tier(D(10)),)), "tiers[0].up_to", "gap_in_tiers"),
+        (Package(D("NaN"), D(1)), "size", "not_a_number"),
+        (Percentage(D(-1)), "percent", "out_of_range"),
+        (Matrix(("a", "b"), (Cell(("x",), D(1)),)), "cells[0].values", "wrong_length"),
         (Volume((Tier(D(10)), OPEN, Tier(D(20)), OPEN)), "tiers[1].up_to", "open_tier"),
         (Graduated((Tier(D(-1)), OPEN)), "tiers[0].up_to", "out_of_range"),
         (Graduated((Tier(D("NaN")), OPEN)), "tiers[0].up_to", "not_a_number"),
@@ -173,6 +178,10 @@ def test_a_wrong_charge_is_refused_by_its_path(wrong: Charge, field: str, code: 
 
 def test_a_conversion_may_keep_as_many_decimals_as_the_log() -> None:
     check(charge(PerUnit(D(1)), conversion=Conversion(D(1), precision=12)), PATH)
+
+
+def test_a_charge_may_always_cost_the_same() -> None:
+    check(charge(PerUnit(D(1)), maximum=D(2), minimum=D(2)), PATH)
 
 
 def test_every_refusal_reads_as_it_is_written_down() -> None:

@@ -128,6 +128,8 @@ def test_the_days_of_a_fixed_month_are_local() -> None:
     night = Period(utc("2023-06-01T02:00"), utc("2023-07-01T02:00"))  # 31 May to 30 June in New York
     assert fixed_month_days(night, 30, ZONE) == 29
     assert fixed_month_days(night, 30, "UTC") == 30
+    short = Period(utc("2023-06-01T02:00"), utc("2023-06-20T02:00"))
+    assert (fixed_month_days(short, 28, ZONE), fixed_month_days(short, 28, "UTC")) == (16, 19)
 
 
 def test_partial_periods_may_refer_to_the_interval_next_to_them() -> None:
@@ -145,6 +147,15 @@ def test_partial_periods_are_measured_in_local_days_or_in_seconds() -> None:
     cadence = Cadence(ZONE, datetime(2013, 3, 1), "P1M", Alignment.ANCHOR)  # noqa: DTZ001
     by_second = list(billed_shares(cadence, used.start, utc("2013-04-11T04:00"), utc("2014-01-01"), by=SECOND))
     assert by_second == [fraction(used, MARCH), Fraction(1, 3)]
+    evening_on = Period(evening.end, MARCH.end)
+    assert leading_fraction(evening_on, "P1M", zone=ZONE) == Fraction(22, 31)
+    noon = list(billed_shares(cadence, MARCH.start, utc("2013-03-10T16:00"), MARCH.end, by=SECOND))
+    assert noon == [Fraction(227, 743)]
+    clamped = Cadence("UTC", datetime(2011, 1, 31), "P1M", Alignment.ANCHOR)  # noqa: DTZ001
+    first = list(billed_shares(clamped, utc("2011-02-14"), utc("2011-02-28"), utc("2012-01-01")))
+    assert first == [Fraction(14, 31)]  # it ends where its period ends: a first period, not a last one
+    arrears = list(billed_shares(clamped, utc("2011-01-31"), None, utc("2011-02-28"), in_advance=False))
+    assert arrears == [1]
     to_the_end = list(billed_shares(cadence, MARCH.start, MARCH.end, MARCH.end, by=SECOND))
     assert to_the_end == [1]
 
@@ -152,7 +163,9 @@ def test_partial_periods_are_measured_in_local_days_or_in_seconds() -> None:
 def test_a_change_is_measured_in_local_days() -> None:
     night = utc("2013-03-15T03:00")  # the 14th in New York
     assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night, by=DAY, zone=ZONE).credit == Money(1800, "USD")
-    assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night, by=DAY, zone="UTC").credit == Money(1700, "USD")
+    assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night, by=DAY).credit == Money(1700, "USD")
+    assert change(Money(3100, "USD"), Money(0, "USD"), MARCH, night).remaining == Fraction(409, 743)
+    assert [part.minor for part in prorate(Money(31, "USD"), MARCH.split(night), by=DAY)] == [14, 17]
 
 
 def test_periods_are_billed_as_they_begin() -> None:

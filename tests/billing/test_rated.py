@@ -37,7 +37,7 @@ from billing.price import (
 )
 from billing.rated import Adjustment, Rated, Step, figure, price_figure
 from billing.rating import rate, rate_all
-from billing.tiers import graduated, graduated_between
+from billing.tiers import graduated, graduated_between, unit_pricer
 
 D, ZERO = Decimal, Decimal(0)
 TIERS = (Tier(D(10), D("1.5"), D(3)), Tier(unit=D("0.5")))
@@ -89,6 +89,8 @@ def explained(model: PriceModel, used: str, **options: object) -> Rated:
             [Step("capacity", ZERO, ZERO, D(100), D(100)), Step("overage", D(2), D(7), ZERO, D(14))],
             "100.00 + 2 x 7.00",
         ),
+        (Committed(D(10), D(100), D(7)), "10", [Step("capacity", ZERO, ZERO, D(100), D(100))], "100.00"),
+        (PerUnit(ZERO), "5", [Step("", D(5), ZERO, ZERO, ZERO)], "5 x 0.00"),
         (Dynamic(D("0.01")), "150", [Step("", D(150), D("0.01"), ZERO, D("1.5"))], "150 x 0.01"),
         (Percentage(D("2.9")), "150", [Step("percentage", D(150), D("2.9"), ZERO, D("4.35"), True)], "2.9 % of 150"),
         (
@@ -186,6 +188,21 @@ def test_each_combination_has_its_own_commitment() -> None:
     assert (plain.amount, plain.quantity) == (10, 5)
 
 
+def test_a_commitment_counts_what_is_priced() -> None:
+    conversion = Conversion(D(10), rounding=QuantityRounding.UP)
+    rated = explained(PerUnit(D(2)), "35", commitment=Commitment(quantity=D(10)), conversion=conversion)
+    assert (rated.amount, rated.quantity, rated.steps) == (20, 4, (Step("", D(4), D(2), ZERO, D(8)),))
+    assert explained(PerUnit(D(2)), "-35", commitment=Commitment(quantity=D(10))).quantity == 0
+    both = charge(PerUnit(D(2)), split_by=("zone", "size"))
+    assert rate(both, Measured(ZERO, ((("eu", "big"), D(5)),))).steps[0].label == "eu, big"
+
+
+def test_a_model_that_needs_more_than_a_quantity_has_no_price_by_units() -> None:
+    with pytest.raises(Rejected) as refused:
+        unit_pricer(Dynamic(), True)
+    assert (refused.value.code, refused.value.detail) == ("not_rated_by_units", "Dynamic needs more than a quantity")
+
+
 def test_a_batch_ends_its_period_and_rounds_half_up() -> None:
     made = charge(PerUnit(D("0.005")), minimum=D("0.01"))
     quantities = [Measured(D(n)) for n in (0, 1, 3, 5)]
@@ -208,6 +225,7 @@ def test_a_part_of_a_period_may_still_exceed_its_commitment() -> None:
     ("number", "quantity", "price"),
     [
         ("1000", "1,000", "1,000.00"),
+        ("1000.00", "1,000", "1,000.00"),
         ("10.50", "10.5", "10.50"),
         ("0.0095000", "0.0095", "0.0095"),
         ("0", "0", "0.00"),

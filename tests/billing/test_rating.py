@@ -40,7 +40,7 @@ from billing.price import (
     Tier,
     Volume,
 )
-from billing.quantity import after_free_units, convert, regrouped
+from billing.quantity import after_free_units, convert, regrouped, rounded
 from billing.rating import bill_so_far, rate, rate_all
 from billing.tiers import graduated_between
 
@@ -96,6 +96,11 @@ def test_zero_usage_owes_the_first_tiers_flat_fee_unless_the_charge_says_otherwi
     assert amount(model, "0") == 100
     assert amount(model, "0", flat_at_zero=False) == 0
     assert amount(model, "0.1", flat_at_zero=False) == 100
+
+
+def test_a_percentage_by_tiers_may_waive_its_first_flat_fee() -> None:
+    model = GraduatedPercentage((PercentageTier(None, D(5), D(3)),))
+    assert (amount(model, "0"), amount(model, "0", flat_at_zero=False)) == (3, 0)
 
 
 @pytest.mark.parametrize(("used", "expected"), [("0", "10"), ("100", "10"), ("100.01", "18"), ("501", "40")])
@@ -222,6 +227,8 @@ def test_events_may_carry_their_price() -> None:
         (Conversion(D(1024)), "1", "0.0009765625"),
         (Conversion(D(2**20)), "1", "0.00000095367431640625"),  # a quotient that ends is exact, however long
         (Conversion(D(5**13)), "1", "0.0000000008192"),
+        (Conversion(D(5**26)), "1", "67108864e-26"),
+        (Conversion(D(2**40)), "1", f"{5**40}e-40"),
         (Conversion(D(3 * 2**20)), "3", "0.000000953674"),
         (Conversion(D("0.08")), "1", "12.5"),
     ],
@@ -242,6 +249,9 @@ def test_free_units_that_earlier_lines_used_are_gone() -> None:
     assert after_free_units(D(15), D(10), D(5)) == 10
     assert after_free_units(D(15), D(10), D(20)) == 15
     assert after_free_units(D(5), D(10)) == 0
+    assert amount(PerUnit(D(2)), "10.5", free_units=D(10)) == 1
+    assert rounded(D("1.25"), QuantityRounding.HALF_UP) == 1
+    assert rounded(D("9" * 40 + ".5"), QuantityRounding.UP) == D(10) ** 40
 
 
 def test_combinations_may_be_rated_each_with_tiers_of_its_own() -> None:
