@@ -25,6 +25,8 @@ def prepared(stack: Stack) -> Iterator[Settings]:
     migrate(settings)
     with postgres.connect(settings.postgres) as connection, connection.cursor() as tx:
         generation.ensure(tx)
+        # Whoever drops a database ends the sessions in it, and may do so to roles whose member it is.
+        tx.execute("GRANT tallybook_worker, tallybook_api TO CURRENT_USER")
     yield settings
     postgres.drop_database(stack.settings.postgres, _name(settings))
 
