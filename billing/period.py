@@ -205,7 +205,7 @@ def check_cadence(cadence: Cadence, path: str) -> None:
         raise Rejected("unexpected", "only intervals of months or years have a billing day", field=f"{path}.day")
 
 
-def check_zone(zone: str, field: str = "zone") -> None:
+def check_zone(zone: str, field: str) -> None:
     """Refuse a time zone that is not in the IANA database.
 
     Raises:

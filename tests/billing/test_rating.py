@@ -283,6 +283,7 @@ def test_a_charge_has_a_least_and_a_largest_amount(
     ("commitment", "quantity", "expected"),
     [
         (Commitment(quantity=D(10)), "4", "20"),
+        (Commitment(amount=D(20), overage_factor=D(3)), "9.75", "20"),  # half a unit is missing
         (Commitment(quantity=D(10)), "12", "24"),
         (Commitment(quantity=D(10), overage_factor=D("1.5")), "12", "26"),
         (Commitment(amount=D(20), overage_factor=D(2)), "12", "28"),

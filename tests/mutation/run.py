@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assemble(folder)
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(options.processes), *options.mutants]
     subprocess.run(command, cwd=folder, check=True)
-    explained = EXPLAINED.read_text(encoding="utf-8") if EXPLAINED.exists() else ""
+    explained = EXPLAINED.read_text(encoding="utf-8").replace(r"\|", "|") if EXPLAINED.exists() else ""
     unexplained = [each for each in survivors(folder) if f"`{each}`" not in explained]
     for each in unexplained:
         print(each)
