@@ -23,7 +23,8 @@ MODULES = (
     "money", "price", "price_check", "rating", "rated", "tiers", "quantity", "percentage", "proration", "period",
 )  # fmt: skip
 TESTS = (
-    "money", "period", "rating", "rating_laws", "rated", "price_check", "proration", "discount_and_tax", "aggregation", "credit",
+    "money", "period", "rating", "rating_laws", "rated", "price_check", "proration", "discount_and_tax",
+    "aggregation", "credit",
 )  # fmt: skip
 CONFIG = """
 [tool.pytest.ini_options]
