@@ -11,47 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
-from enum import StrEnum
 
+from billing.catalog_check import check_price_book as check_price_book
 from billing.discount import Coupon
-from billing.entitlement import Entitlement, EntitlementKind
 from billing.errors import Rejected
-from billing.metering import Aggregation, Meter, check_meter
-from billing.money import exponent
-from billing.period import Alignment, check_interval
-from billing.price import Charge
-from billing.price_check import check
-
-
-class LatePolicy(StrEnum):
-    """What happens with usage that arrives after its period was closed (SEMANTICS 16)."""
-
-    NEXT_INVOICE = "next_invoice"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a customer can subscribe to."""
-
-    key: str
-    """Unique in the price book."""
-    name: str
-    """For people."""
-    currency: str
-    """ISO 4217 code of all its prices."""
-    interval: str = "P1M"
-    """Length of a billing period, an ISO 8601 duration of whole days, weeks, months or years."""
-    alignment: Alignment = Alignment.CALENDAR
-    """Whether periods start with the calendar or on the subscription's anniversary."""
-    charges: tuple[Charge, ...]
-    """What is charged, in the order of the invoice's lines."""
-    minimum_commitment: Decimal | None = None
-    """Least amount per full period in major units, before tax; advance fees and usage count toward it."""
-    late_policy: LatePolicy = LatePolicy.NEXT_INVOICE
-    """What happens with late usage."""
-    entitlements: tuple[Entitlement, ...] = ()
-    """Features that it grants."""
+from billing.metering import Meter
+from billing.plan import AddOn
+from billing.plan import LatePolicy as LatePolicy
+from billing.plan import Plan as Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +33,8 @@ class PublishPriceBook:
     """All plans of the tenant."""
     coupons: tuple[Coupon, ...] = ()
     """All coupons of the tenant."""
+    add_ons: tuple[AddOn, ...] = ()
+    """All add-ons of the tenant."""
 
 
 Command = PublishPriceBook
@@ -85,6 +54,8 @@ class PriceBookPublished:
     """All plans of the tenant."""
     coupons: tuple[Coupon, ...] = ()
     """All coupons of the tenant."""
+    add_ons: tuple[AddOn, ...] = ()
+    """All add-ons of the tenant."""
 
     def plan(self, key: str) -> Plan:
         """The plan called `key`.
@@ -97,6 +68,19 @@ class PriceBookPublished:
                 return plan
         known = ", ".join(plan.key for plan in self.plans) or "none"
         raise Rejected("unknown_plan", f"price book {self.version} has no plan {key!r}; it has: {known}", field="plan")
+
+    def add_on(self, key: str) -> AddOn:
+        """The add-on called `key`.
+
+        Raises:
+            Rejected: this version has no such add-on.
+        """
+        for add_on in self.add_ons:
+            if add_on.key == key:
+                return add_on
+        known = ", ".join(add_on.key for add_on in self.add_ons) or "none"
+        said = f"price book {self.version} has no add-on {key!r}; it has: {known}"
+        raise Rejected("unknown_add_on", said, field="add_on")
 
     def coupon(self, code: str) -> Coupon:
         """The coupon called `code`.
@@ -148,7 +132,7 @@ def decide(state: State, command: Command, now: datetime) -> Sequence[Event]:
     check_price_book(command)
     effective_at = command.effective_at or now
     newest = state.books[-1] if state.books else None
-    if newest and (newest.meters, newest.plans, newest.coupons) == (command.meters, command.plans, command.coupons):
+    if newest and _content(newest) == _content(command):
         return []
     if newest and effective_at < newest.effective_at:
         raise Rejected(
@@ -163,87 +147,15 @@ def decide(state: State, command: Command, now: datetime) -> Sequence[Event]:
             meters=command.meters,
             plans=command.plans,
             coupons=command.coupons,
+            add_ons=command.add_ons,
         )
     ]
+
+
+def _content(book: PriceBookPublished | PublishPriceBook) -> tuple[object, ...]:
+    return book.meters, book.plans, book.coupons, book.add_ons
 
 
 def evolve(state: State, event: Event) -> State:
     """The state after `event`."""
     return State((*state.books, event))
-
-
-def check_price_book(book: PublishPriceBook) -> None:
-    """Refuse a price book that could not bill: every reference resolves, every charge can be rated.
-
-    Raises:
-        Rejected: naming the field of the first mistake, such as `plans[0].charges[2].model.tiers[1].up_to`.
-    """
-    _unique([meter.key for meter in book.meters], "meters", "key")
-    _unique([plan.key for plan in book.plans], "plans", "key")
-    _unique([coupon.code for coupon in book.coupons], "coupons", "code")
-    for index, meter in enumerate(book.meters):
-        check_meter(meter, f"meters[{index}]")
-    meters = {meter.key: meter for meter in book.meters}
-    for index, plan in enumerate(book.plans):
-        _check_plan(plan, meters, f"plans[{index}]")
-    for index, coupon in enumerate(book.coupons):
-        coupon.check(f"coupons[{index}]")
-
-
-def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
-    exponent(plan.currency, f"{path}.currency")
-    check_interval(plan.interval, plan.alignment, f"{path}.interval")
-    if not plan.charges:
-        raise Rejected("missing", "a plan needs at least one charge", field=f"{path}.charges")
-    _unique([charge.key for charge in plan.charges], f"{path}.charges", "key")
-    if plan.minimum_commitment is not None and plan.minimum_commitment < 0:
-        raise Rejected("out_of_range", "allowed is 0 or more", field=f"{path}.minimum_commitment")
-    for index, charge in enumerate(plan.charges):
-        where = f"{path}.charges[{index}]"
-        check(charge, where)
-        if charge.meter is None:
-            continue
-        if charge.meter not in meters:
-            raise Rejected("unknown_meter", _known(charge.meter, meters), field=f"{where}.meter")
-        missing = set(charge.dimensions) - set(meters[charge.meter].dimensions)
-        if missing:
-            raise Rejected(
-                "unknown_dimension",
-                f"meter {charge.meter!r} is not split by {', '.join(sorted(missing))}",
-                field=f"{where}.model.dimensions",
-            )
-        if charge.dimensions and meters[charge.meter].aggregation is Aggregation.LATEST:
-            raise Rejected("not_additive", "a latest value has no cells to price", field=f"{where}.model.dimensions")
-        fewer = charge.dimensions and set(charge.dimensions) != set(meters[charge.meter].dimensions)
-        if fewer and meters[charge.meter].aggregation not in (Aggregation.COUNT, Aggregation.SUM):
-            raise Rejected(
-                "not_additive",
-                f"only counts and sums add up over the other dimensions of meter {charge.meter!r}; name all of them",
-                field=f"{where}.model.dimensions",
-            )
-    _unique([each.feature for each in plan.entitlements], f"{path}.entitlements", "feature")
-    for index, entitlement in enumerate(plan.entitlements):
-        _check_entitlement(entitlement, meters, f"{path}.entitlements[{index}]")
-
-
-def _check_entitlement(entitlement: Entitlement, meters: dict[str, Meter], path: str) -> None:
-    if entitlement.kind is EntitlementKind.BOOLEAN:
-        if entitlement.meter is not None or entitlement.limit is not None:
-            raise Rejected("unexpected", "a boolean feature has neither meter nor limit", field=path)
-        return
-    if entitlement.meter is None or entitlement.meter not in meters:
-        raise Rejected("unknown_meter", _known(entitlement.meter, meters), field=f"{path}.meter")
-    if entitlement.limit is None or entitlement.limit < 0:
-        raise Rejected("out_of_range", "a metered feature needs a limit of 0 or more", field=f"{path}.limit")
-
-
-def _unique(names: list[str], path: str, field: str) -> None:
-    for index, name in enumerate(names):
-        if not name:
-            raise Rejected("missing", "it needs a name", field=f"{path}[{index}].{field}")
-        if name in names[:index]:
-            raise Rejected("duplicate", f"{name!r} stands there twice", field=f"{path}[{index}].{field}")
-
-
-def _known(key: str | None, meters: dict[str, Meter]) -> str:
-    return f"there is no meter {key!r}; known: {', '.join(sorted(meters)) or 'none'}"

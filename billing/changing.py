@@ -19,22 +19,30 @@ from billing.catalog import Plan
 from billing.closing import refused
 from billing.errors import Rejected
 from billing.ids import SubscriptionId
+from billing.override import own_prices
 from billing.plan_change import (
+    AddAddOn,
+    AddOnAdded,
+    AddOnRemoved,
     ChangePlan,
     Event,
     MigrateSubscription,
     PlanTerms,
+    RemoveAddOn,
     SubscriptionMigrated,
     SubscriptionPlanChanged,
     at,
     timeline,
     with_change,
 )
-from billing.pricing import Pricing, priced
+from billing.pricing import AddOnQuantity, Pricing, priced
 from billing.subscription import Absent, Active, Scheduled, cadence_at, period_end
 
 if TYPE_CHECKING:
     from billing.decision import TenantState
+
+
+QUANTITY_MAX = 1_000_000  # far above any order, far below what could overflow an amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ def change_plan(state: TenantState, command: ChangePlan, now: datetime) -> Seque
         customer_id=moment.known.terms.customer_id,
         effective_at=moment.effective_at,
         terms=terms,
+        override=own_prices(command.plan, moment.pricing.currency, moment.known.terms.customer_id, state.customers),
     )
     return _checked(state, moment, change)
 
@@ -88,6 +97,45 @@ def migrate(state: TenantState, command: MigrateSubscription, now: datetime) -> 
         customer_id=moment.known.terms.customer_id,
         effective_at=moment.effective_at,
         terms=terms,
+    )
+    return _checked(state, moment, change)
+
+
+def add(state: TenantState, command: AddAddOn, now: datetime) -> Sequence[Event]:
+    """The facts that follow; none if it includes that many then.
+
+    Raises:
+        Rejected: there is no such subscription or add-on, it ends before, or the add-on does not fit the plan.
+    """
+    if not 1 <= command.quantity <= QUANTITY_MAX:
+        raise Rejected("out_of_range", f"{command.quantity}: allowed are 1 to {QUANTITY_MAX}", field="quantity")
+    moment = _moment(state, command.subscription_id, command.at_period_end, now, "AddAddOn")
+    if AddOnQuantity(add_on=command.add_on, quantity=command.quantity) in moment.pricing.add_ons:
+        return []
+    change = AddOnAdded(
+        subscription_id=command.subscription_id,
+        customer_id=moment.known.terms.customer_id,
+        effective_at=moment.effective_at,
+        add_on=command.add_on,
+        quantity=command.quantity,
+    )
+    return _checked(state, moment, change)
+
+
+def remove(state: TenantState, command: RemoveAddOn, now: datetime) -> Sequence[Event]:
+    """The facts that follow; none if it includes none of them then.
+
+    Raises:
+        Rejected: there is no such subscription, or it ends before.
+    """
+    moment = _moment(state, command.subscription_id, command.at_period_end, now, "RemoveAddOn")
+    if command.add_on not in [each.add_on for each in moment.pricing.add_ons]:
+        return []
+    change = AddOnRemoved(
+        subscription_id=command.subscription_id,
+        customer_id=moment.known.terms.customer_id,
+        effective_at=moment.effective_at,
+        add_on=command.add_on,
     )
     return _checked(state, moment, change)
 
@@ -139,15 +187,10 @@ def _checked(state: TenantState, moment: _Moment, change: Event) -> Sequence[Eve
         Rejected: naming what is missing.
     """
     known = moment.known
-    currency = known.terms.currency
     begun = known.current.pricing if isinstance(known, Active) else known.pricing
     start = known.current.period.start if isinstance(known, Active) else known.terms.starts_at
     for effective_at, pricing in timeline(begun, with_change(known.changes, change), start):
         if effective_at < change.effective_at:
             continue
-        plan = state.catalog.books[pricing.price_book_version - 1].plan(pricing.plan)
-        if plan.currency != currency:
-            detail = f"plan {plan.key!r} has prices in {plan.currency}; the subscription is billed in {currency}"
-            raise Rejected("currency_mismatch", detail, field="plan")
         priced(pricing, state.catalog.by_version)
     return [change]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from billing.errors import Rejected
 from billing.ids import invoice_id
 from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
+from billing.override import with_own_prices
 from billing.period import Period, full_period
 from billing.plan_change import at, timeline
 from billing.pricing import Priced, Pricing, priced
@@ -51,7 +53,8 @@ def activate(
     match state.subscriptions.get(command.subscription_id, Absent()):
         case Scheduled(terms=terms) as scheduled if terms.starts_at <= now:
             span = first_span(cadence_at(scheduled, terms.starts_at), terms.starts_at)
-            first = Segment(span=span, pricing=scheduled.pricing)
+            pricing = with_own_prices(scheduled.pricing, terms.customer_id, state.customers)
+            first = Segment(span=span, pricing=pricing)
             return [
                 SubscriptionActivated(
                     subscription_id=terms.subscription_id,
@@ -99,7 +102,7 @@ def _closed(
     span = BilledSpan(period=Period(start, boundary), whole=active.current.whole)
     segments = tiled(span, timeline(active.current.pricing, active.changes, start))
     ending = active.ends_at is not None and active.ends_at <= boundary
-    following = None if ending else _following(active)
+    following = None if ending else _following(state, active)
     run = BillingRun(
         invoice_id=invoice_id(
             state.tenant_id, terms.subscription_id, InvoiceReason.PERIOD_END, span.period.start, span.period.end
@@ -124,11 +127,14 @@ def _closed(
     return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=boundary)]
 
 
-def _following(active: Active) -> Segment:
+def _following(state: TenantState, active: Active) -> Segment:
     """The period that begins where the current one ends, with what holds by then."""
     boundary = active.current.period.end
     whole = full_period(cadence_at(active, boundary), boundary)
-    pricing = at(active.current.pricing, active.changes, boundary)
+    earlier = [each for each in active.changes if each.effective_at < boundary]
+    ended = at(active.current.pricing, earlier, boundary)
+    pricing = at(replace(ended, period_number=ended.period_number + 1), active.changes[len(earlier) :], boundary)
+    pricing = with_own_prices(pricing, active.terms.customer_id, state.customers)
     return Segment(span=BilledSpan(period=Period(boundary, whole.end), whole=whole), pricing=pricing)
 
 

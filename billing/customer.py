@@ -16,6 +16,7 @@ from billing.discount import Coupon
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, check_id
 from billing.money import Money
+from billing.pricing import PriceOverride
 
 
 class Provider(StrEnum):
@@ -66,7 +67,17 @@ class RedeemCoupon:
     """Code of a coupon in the price book in force."""
 
 
-Command = CreateCustomer | AttachPaymentMethod | RedeemCoupon
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPriceOverride:
+    """Have a customer pay own prices for a plan, from the next period of each subscription on."""
+
+    customer_id: CustomerId
+    """The customer."""
+    override: PriceOverride
+    """The prices, instead of any set before for that plan and currency; one that changes nothing takes them back."""
+
+
+Command = CreateCustomer | AttachPaymentMethod | RedeemCoupon | SetPriceOverride
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +124,17 @@ class CustomerCredited:
     """The invoice it came from."""
 
 
-Event = CustomerCreated | PaymentMethodAttached | CouponRedeemed | CustomerCredited
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceOverrideSet:
+    """A customer pays own prices for a plan, from the next period of each subscription on."""
+
+    customer_id: CustomerId
+    """The customer."""
+    override: PriceOverride
+    """The prices, instead of any set before for that plan and currency; one that changes nothing takes them back."""
+
+
+Event = CustomerCreated | PaymentMethodAttached | CouponRedeemed | CustomerCredited | PriceOverrideSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,12 @@ class Active:
     redemptions: tuple[Redemption, ...] = ()
     credit: Mapping[str, Money] = field(default_factory=dict)
     """Unused credit per currency."""
+    overrides: tuple[PriceOverride, ...] = ()
+    """Own prices, one for each plan and currency."""
+
+    def override(self, plan: str, currency: str) -> PriceOverride | None:
+        """The customer's own prices for a plan; None for those of the plan."""
+        return next((each for each in self.overrides if (each.plan, each.currency) == (plan, currency)), None)
 
     def coupons(self) -> tuple[Coupon, ...]:
         """Coupons that still give a discount, oldest first."""
@@ -182,6 +209,10 @@ def decide(state: State, command: Command, coupon: Coupon | None, now: datetime)
         case Active(), RedeemCoupon() as c:
             assert coupon is not None
             return [CouponRedeemed(customer_id=c.customer_id, coupon=coupon, redeemed_at=now)]
+        case Active() as s, SetPriceOverride(override=own) as c:
+            if (s.override(own.plan, own.currency or "") or _nothing(own)) == own:
+                return []
+            return [PriceOverrideSet(customer_id=c.customer_id, override=own)]
         case _:
             raise Rejected("unknown_customer", f"there is no customer {command.customer_id!r}", field="customer_id")
 
@@ -195,11 +226,19 @@ def evolve(state: State, event: Event) -> State:
             return replace(s, payment_method=e.payment_method)
         case Active() as s, CouponRedeemed() as e:
             return replace(s, redemptions=(*s.redemptions, Redemption(e.coupon, e.redeemed_at)))
+        case Active() as s, PriceOverrideSet(override=own):
+            others = [each for each in s.overrides if (each.plan, each.currency) != (own.plan, own.currency)]
+            return replace(s, overrides=(*others, *([] if own == _nothing(own) else [own])))
         case Active() as s, CustomerCredited(amount=amount):
             balance = s.credit.get(amount.currency, Money(0, amount.currency))
             return replace(s, credit={**s.credit, amount.currency: balance + amount})
         case _:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
+
+
+def _nothing(own: PriceOverride) -> PriceOverride:
+    """The override of the same plan that changes nothing."""
+    return PriceOverride(plan=own.plan, currency=own.currency)
 
 
 def invoiced(state: State, taken: Mapping[str, Money], credit_applied: Money) -> State:

@@ -8,7 +8,7 @@ facts were committed throws the state away and folds the log again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,8 @@ from billing.envelope import GENESIS, CommandEnvelope, EventEnvelope, EventMeta
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId, TenantId, event_id
 from billing.money import Money
+from billing.override import checked_override
+from billing.plan import prices_in
 
 KEY_LENGTH_MAX = 255
 KEY_RETENTION = timedelta(days=30)  # promise 7: an idempotency key is known for at least 30 days of log time
@@ -99,6 +101,7 @@ class TenantState:
                 | customer.PaymentMethodAttached()
                 | customer.CouponRedeemed()
                 | customer.CustomerCredited()
+                | customer.PriceOverrideSet()
             ):
                 known = self.customers.get(event.customer_id, customer.initial)
                 self.customers[event.customer_id] = customer.evolve(known, event)
@@ -108,6 +111,8 @@ class TenantState:
                 | subscription.BillingPeriodClosed()
                 | plan_change.SubscriptionPlanChanged()
                 | plan_change.SubscriptionMigrated()
+                | plan_change.AddOnAdded()
+                | plan_change.AddOnRemoved()
                 | subscription.SubscriptionCanceled()
                 | subscription.SubscriptionEnded()
             ):
@@ -178,6 +183,10 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
     match command:
         case catalog.PublishPriceBook():
             return [Fact("catalog", each) for each in catalog.decide(state.catalog, command, now)]
+        case customer.SetPriceOverride():
+            book = state.catalog.at(now)
+            command = replace(command, override=checked_override(command.override, book))
+            return _customer(state, command, now)
         case customer.CreateCustomer() | customer.AttachPaymentMethod() | customer.RedeemCoupon():
             return _customer(state, command, now)
         case subscription.CreateSubscription():
@@ -190,6 +199,10 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
             return _of_subscription(command.subscription_id, changing.change_plan(state, command, now))
         case plan_change.MigrateSubscription():
             return _of_subscription(command.subscription_id, changing.migrate(state, command, now))
+        case plan_change.AddAddOn():
+            return _of_subscription(command.subscription_id, changing.add(state, command, now))
+        case plan_change.RemoveAddOn():
+            return _of_subscription(command.subscription_id, changing.remove(state, command, now))
         case subscription.CancelSubscription():
             known = state.subscriptions.get(command.subscription_id, subscription.initial)
             return _of_subscription(command.subscription_id, subscription.cancel(known, command, now))
@@ -268,11 +281,15 @@ def _create_subscription(
     starts_at = subscription.utc(command.starts_at) if command.starts_at else now
     book = state.catalog.at(max(starts_at, now))
     plan = book.plan(command.plan)
+    currency = command.currency or plan.currency
+    if prices_in(plan, currency) is None:
+        known = ", ".join([plan.currency, *(each.currency for each in plan.prices)])
+        raise Rejected("currency_mismatch", f"plan {plan.key!r} has prices in {known}", field="currency")
     made = subscription.created(
         command,
         plan=plan.key,
         version=book.version,
-        currency=plan.currency,
+        currency=currency,
         interval=plan.interval,
         alignment=plan.alignment,
         zone=seller.settings.zone,

@@ -134,7 +134,7 @@ def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities:
 
 def fee(span: ChargeSpan) -> Fraction:
     """What a charge without a meter costs for its span, exact."""
-    full = Fraction(rate(span.charge, NOTHING).amount)
+    full = Fraction(rate(span.charge, NOTHING).amount) * span.item.quantity
     return full * span.span.share if span.charge.prorate else full
 
 
@@ -239,6 +239,8 @@ def _needs(spans: Sequence[ChargeSpan], positions: tuple[PartitionPosition, ...]
 
 def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
     text = rate(span.charge, NOTHING).text
+    if span.item.quantity != 1:
+        text = f"{span.item.quantity:,} x {f'({text})' if ' ' in text else text}"
     if span.charge.prorate and span.span.share != 1:
         text = f"{text} x {_share_text(span.span)}"
     return RatedLine(

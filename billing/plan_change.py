@@ -12,7 +12,7 @@ from datetime import datetime
 
 from billing.ids import CustomerId, SubscriptionId
 from billing.period import Alignment, Cadence
-from billing.pricing import Pricing
+from billing.pricing import AddOnQuantity, PriceOverride, Pricing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,33 @@ class MigrateSubscription:
     """False migrates it now."""
 
 
-Command = ChangePlan | MigrateSubscription
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddAddOn:
+    """Have a subscription include an add-on, in a quantity."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    add_on: str
+    """Key of an add-on in the price book that the subscription is billed under."""
+    quantity: int = 1
+    """How many there are from then on; another number than before is a change of it."""
+    at_period_end: bool = False
+    """True waits for the next period; now, its fees are charged for the rest of the period."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveAddOn:
+    """Take an add-on off a subscription."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    add_on: str
+    """Key of the add-on."""
+    at_period_end: bool = True
+    """False removes it now, and credits the unused part of its fees."""
+
+
+Command = ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +98,8 @@ class SubscriptionPlanChanged:
     """From when on (UTC); later than the event if it waits for the period's end."""
     terms: PlanTerms
     """The plan."""
+    override: PriceOverride | None = None
+    """The customer's own prices for it; null for those of the plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +116,38 @@ class SubscriptionMigrated:
     """The plan in that version."""
 
 
-Event = SubscriptionPlanChanged | SubscriptionMigrated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOnAdded:
+    """A subscription includes an add-on from an instant on."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    effective_at: datetime
+    """From when on (UTC); later than the event if it waits for the period's end."""
+    add_on: str
+    """Key of the add-on."""
+    quantity: int
+    """How many there are from then on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOnRemoved:
+    """A subscription includes an add-on no more from an instant on."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    effective_at: datetime
+    """From when on (UTC); later than the event if it waits for the period's end."""
+    add_on: str
+    """Key of the add-on."""
+
+
+Event = SubscriptionPlanChanged | SubscriptionMigrated | AddOnAdded | AddOnRemoved
+EVENTS = (SubscriptionPlanChanged, SubscriptionMigrated, AddOnAdded, AddOnRemoved)
 Changes = tuple[Event, ...]
 
 
@@ -107,6 +166,8 @@ def _replaces(change: Event, earlier: Event) -> bool:
             return True
         case SubscriptionMigrated(), SubscriptionMigrated():
             return True
+        case AddOnAdded() | AddOnRemoved(), AddOnAdded() | AddOnRemoved():
+            return change.add_on == earlier.add_on
         case _:
             return False
 
@@ -114,8 +175,23 @@ def _replaces(change: Event, earlier: Event) -> bool:
 def repriced(pricing: Pricing, change: Event) -> Pricing:
     """What rates a subscription once `change` took effect."""
     match change:
-        case SubscriptionPlanChanged(terms=terms) | SubscriptionMigrated(terms=terms):
-            return replace(pricing, plan=terms.plan, price_book_version=terms.price_book_version)
+        case SubscriptionPlanChanged(terms=terms) if terms.plan == pricing.plan:
+            return pricing  # what waited was taken back
+        case SubscriptionPlanChanged(terms=terms, override=override):
+            version = terms.price_book_version
+            return replace(pricing, plan=terms.plan, price_book_version=version, period_number=1, override=override)
+        case SubscriptionMigrated(terms=terms):
+            return replace(pricing, price_book_version=terms.price_book_version)
+        case AddOnAdded(add_on=add_on, quantity=quantity):
+            return replace(pricing, add_ons=_added(pricing, add_on, quantity))
+        case AddOnRemoved(add_on=add_on):
+            return replace(pricing, add_ons=_added(pricing, add_on, 0))
+
+
+def _added(pricing: Pricing, add_on: str, quantity: int) -> tuple[AddOnQuantity, ...]:
+    others = [each for each in pricing.add_ons if each.add_on != add_on]
+    own = [AddOnQuantity(add_on=add_on, quantity=quantity)] if quantity else []
+    return tuple(sorted((*others, *own), key=lambda each: each.add_on))
 
 
 def at(pricing: Pricing, changes: Sequence[Event], instant: datetime) -> Pricing:

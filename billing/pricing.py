@@ -2,20 +2,53 @@
 
     Pricing (frozen on the run)  +  price book  -->  Priced: charges, their meters, the commitment
 
+    plan in its currency -> phase -> the customer's own prices -> discounts -> add-ons
+
 A run names its pricing in full, so that an invoice is a function of the log and never of what was sold later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from billing.catalog import PriceBookPublished
+from billing.entitlement import Entitlement
+from billing.errors import Rejected
 from billing.metering import Meter
-from billing.price import Charge
+from billing.money import EXACT
+from billing.plan import AddOn, CurrencyPrices, Phase, Plan, prices_in
+from billing.price import ZERO, Charge
 
 Books = Mapping[int, PriceBookPublished]
+_HUNDRED = Decimal(100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOnQuantity:
+    """How many of an add-on a subscription has."""
+
+    add_on: str
+    """Key of the add-on."""
+    quantity: int = 1
+    """1 or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceOverride:
+    """What one customer pays for a plan instead of its prices."""
+
+    plan: str
+    """Key of the plan."""
+    currency: str | None = None
+    """ISO 4217 code of the prices it replaces; null for the plan's own currency."""
+    charges: tuple[Charge, ...] = ()
+    """Instead of the plan's charges with the same key."""
+    minimum_commitment: Decimal | None = None
+    """Instead of the plan's; null leaves that."""
+    discount_percent: Decimal = ZERO
+    """Taken off every charge of the plan, 0 to 100, beside the charge's own discount."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +58,15 @@ class Pricing:
     plan: str
     """Key of the plan."""
     price_book_version: int
-    """Version of the price book that has the plan."""
+    """Version of the price book that has the plan and the add-ons."""
+    currency: str
+    """ISO 4217 code: which of their prices hold."""
+    period_number: int = 1
+    """1 for the first period on the plan, a partial one counts; says which phase holds."""
+    add_ons: tuple[AddOnQuantity, ...] = ()
+    """What was added, by key."""
+    override: PriceOverride | None = None
+    """The customer's own prices; null for those of the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +75,8 @@ class PricedCharge:
 
     charge: Charge
     meter: Meter | None
+    quantity: int = 1
+    """How many times a fee is charged."""
 
     @property
     def rule(self) -> PricedCharge:
@@ -50,7 +93,7 @@ class Priced:
     name: str
     """Name of the plan, for people."""
     charges: tuple[PricedCharge, ...]
-    """In the order of the invoice's lines."""
+    """In the order of the invoice's lines: those of the plan, then those of the add-ons."""
     minimum_commitment: Decimal | None
     """Least amount per full period in major units."""
 
@@ -59,14 +102,91 @@ def priced(pricing: Pricing, books: Books) -> Priced:
     """The charges of `pricing`.
 
     Raises:
-        Rejected: the price book has no such plan.
+        Rejected: the price book has no such plan or add-on, or no prices for it in this currency.
     """
     book = books[pricing.price_book_version]
     plan = book.plan(pricing.plan)
-    meters = {meter.key: meter for meter in book.meters}
+    prices = _prices(plan, pricing.currency, "plan")
+    phase = phase_at(prices.phases, pricing.period_number)
+    charges, commitment = prices.charges, prices.minimum_commitment
+    if phase is not None:
+        charges = discounted(_replaced(charges, phase.charges), phase.discount_percent)
+    own = pricing.override
+    if own is not None:
+        meters = {each.key: each.meter for each in charges}
+        fitting = [each for each in own.charges if each.key in meters and meters[each.key] == each.meter]
+        charges = discounted(_replaced(charges, fitting), own.discount_percent)
+        commitment = own.minimum_commitment if own.minimum_commitment is not None else commitment
+    items = [(each, 1) for each in charges]
+    for added in pricing.add_ons:
+        items += [(each, added.quantity) for each in _of_add_on(book, added.add_on, pricing)]
+    known = {meter.key: meter for meter in book.meters}
     return Priced(
         key=plan.key,
         name=plan.name,
-        charges=tuple(PricedCharge(each, meters[each.meter] if each.meter else None) for each in plan.charges),
-        minimum_commitment=plan.minimum_commitment,
+        charges=tuple(
+            PricedCharge(each, known[each.meter] if each.meter else None, 1 if each.meter else quantity)
+            for each, quantity in items
+        ),
+        minimum_commitment=commitment,
     )
+
+
+def phase_at(phases: Sequence[Phase], period_number: int) -> Phase | None:
+    """The phase that holds in that period on the plan; None after the last."""
+    for phase in phases:
+        if period_number <= phase.periods:
+            return phase
+        period_number -= phase.periods
+    return None
+
+
+def discounted(charges: Iterable[Charge], percent: Decimal) -> tuple[Charge, ...]:
+    """`charges` with `percent` off what is left of each after its own discount."""
+    if not percent:
+        return tuple(charges)
+
+    def both(own: Decimal) -> Decimal:
+        return EXACT.add(own, EXACT.multiply(EXACT.subtract(_HUNDRED, own), EXACT.multiply(percent, Decimal("0.01"))))
+
+    return tuple(replace(each, discount_percent=both(each.discount_percent)) for each in charges)
+
+
+def entitlements(pricing: Pricing, book: PriceBookPublished) -> tuple[Entitlement, ...]:
+    """The features that `pricing` grants: those of the plan, and of its add-ons; limits of one feature add up."""
+    made = {each.feature: each for each in book.plan(pricing.plan).entitlements}
+    for added in pricing.add_ons:
+        for each in book.add_on(added.add_on).entitlements:
+            limit = None if each.limit is None else EXACT.multiply(each.limit, Decimal(added.quantity))
+            known = made.get(each.feature)
+            if known is not None and known.limit is not None and limit is not None:
+                limit = EXACT.add(limit, known.limit)
+            made[each.feature] = replace(
+                known or each, limit=limit if known is None or known.limit is not None else None
+            )
+    return tuple(made.values())
+
+
+def _of_add_on(book: PriceBookPublished, key: str, pricing: Pricing) -> list[Charge]:
+    add_on = book.add_on(key)
+    if add_on.plans and pricing.plan not in add_on.plans:
+        said = f"add-on {key!r} cannot be added to plan {pricing.plan!r}; allowed: {', '.join(add_on.plans)}"
+        raise Rejected("add_on_of_other_plan", said, field="add_on")
+    prices = _prices(add_on, pricing.currency, "add_on")
+    return [replace(each, key=f"{key}.{each.key}") for each in prices.charges]
+
+
+def _prices(item: Plan | AddOn, currency: str, field: str) -> CurrencyPrices:
+    found = prices_in(item, currency)
+    if found is None:
+        known = ", ".join([item.currency, *(each.currency for each in item.prices)])
+        said = f"{item.key!r} has prices in {known}; the subscription is billed in {currency}"
+        raise Rejected("currency_mismatch", said, field=field)
+    return found
+
+
+def _replaced(charges: Sequence[Charge], by: Sequence[Charge]) -> tuple[Charge, ...]:
+    """`charges` with those of the same key replaced, and the others of `by` after them."""
+    instead = {each.key: each for each in by}
+    kept = [instead.pop(each.key, each) for each in charges]
+    return (*kept, *instead.values())

@@ -27,7 +27,15 @@ from zoneinfo import ZoneInfo
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, SubscriptionId, check_id
 from billing.period import Alignment, Cadence, Period, full_period
-from billing.plan_change import Changes, SubscriptionMigrated, SubscriptionPlanChanged, at, with_change
+from billing.plan_change import (
+    AddOnAdded,
+    AddOnRemoved,
+    Changes,
+    SubscriptionMigrated,
+    SubscriptionPlanChanged,
+    at,
+    with_change,
+)
 from billing.pricing import Pricing
 from billing.run import BillingRun, Cut, LatePeriod, PartitionPosition
 from billing.segments import BilledSpan, Segment
@@ -49,6 +57,8 @@ class CreateSubscription:
     """Key of a plan in the price book in force at the start."""
     starts_at: datetime | None = None
     """From when it bills; null means now."""
+    currency: str | None = None
+    """ISO 4217 code of the prices it is billed in; null for the plan's first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +194,8 @@ Event = (
     | BillingPeriodClosed
     | SubscriptionPlanChanged
     | SubscriptionMigrated
+    | AddOnAdded
+    | AddOnRemoved
     | SubscriptionCanceled
     | SubscriptionEnded
 )
@@ -205,8 +217,9 @@ class Scheduled:
     @property
     def pricing(self) -> Pricing:
         """What rates its first period."""
-        agreed = Pricing(plan=self.terms.plan, price_book_version=self.terms.price_book_version)
-        return at(agreed, self.changes, self.terms.starts_at)
+        terms = self.terms
+        agreed = Pricing(plan=terms.plan, price_book_version=terms.price_book_version, currency=terms.currency)
+        return at(agreed, self.changes, terms.starts_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,11 +350,11 @@ def evolve(state: State, event: Event) -> State:
     match state, event:
         case Absent(), SubscriptionCreated():
             return Scheduled(event)
-        case Scheduled() as s, SubscriptionPlanChanged() | SubscriptionMigrated() as e:
+        case Scheduled() as s, SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() as e:
             return replace(s, changes=with_change(s.changes, e))
         case Scheduled(terms=terms) as s, SubscriptionActivated() as e:
             return Active(terms, cadence_at(s, e.activated_at), e.first, prepaid=e.run)
-        case Active() as s, SubscriptionPlanChanged() | SubscriptionMigrated() as e:
+        case Active() as s, SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() as e:
             return replace(s, changes=with_change(s.changes, e))
         case Active() as s, BillingPeriodClosed(next=Segment() as following) as e:
             return replace(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from billing.customer import CouponRedeemed, CustomerCreated, CustomerCredited, PaymentMethodAttached
+from billing.customer import CouponRedeemed, CustomerCreated, CustomerCredited, PaymentMethodAttached, PriceOverrideSet
 from billing.envelope import EventEnvelope
 from billing.invoice import InvoiceFinalized
 from billing.money import Money
 from projections.generation import Tx
+from schemas.codec import encode_event
 
 
 def apply(tx: Tx, envelope: EventEnvelope) -> None:
@@ -24,6 +25,10 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             tx.execute(_ATTACH, (method.provider, method.token, sequence, tenant, e.customer_id))
         case CouponRedeemed() as e:
             tx.execute(_REDEEM, (tenant, e.customer_id, e.coupon.code, e.redeemed_at))
+            _touch(tx, tenant, e.customer_id, sequence)
+        case PriceOverrideSet() as e:
+            named = (tenant, e.customer_id, e.override.plan, e.override.currency)
+            tx.execute(_PRICES, (*named, envelope.meta.occurred_at, sequence, encode_event(envelope)))
             _touch(tx, tenant, e.customer_id, sequence)
         case CustomerCredited() as e:
             _credit(tx, tenant, e.customer_id, e.amount)
@@ -59,6 +64,15 @@ UPDATE customers
 _REDEEM = """
 INSERT INTO customer_coupons (tenant_id, customer_id, coupon, redeemed_at)
 VALUES (%s, %s, %s, %s)
+"""
+
+_PRICES = """
+INSERT INTO customer_prices (tenant_id, customer_id, plan, currency, set_at, sequence, body)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (tenant_id, customer_id, plan, currency) DO UPDATE
+   SET set_at = EXCLUDED.set_at,
+       sequence = EXCLUDED.sequence,
+       body = EXCLUDED.body
 """
 
 _DISCOUNTED = """

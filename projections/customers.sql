@@ -18,6 +18,18 @@ CREATE TABLE customer_coupons (
     PRIMARY KEY (tenant_id, customer_id, coupon)
 );
 
+-- What customers pay for a plan instead of its prices; a row that changes nothing took them back.
+CREATE TABLE customer_prices (
+    tenant_id      text         NOT NULL,
+    customer_id    text         NOT NULL,
+    plan           text         NOT NULL,
+    currency       char(3)      NOT NULL,
+    set_at         timestamptz  NOT NULL,
+    sequence       bigint       NOT NULL,
+    body           bytea        NOT NULL,  -- the event PriceOverrideSet, Avro
+    PRIMARY KEY (tenant_id, customer_id, plan, currency)
+);
+
 CREATE TABLE customer_credits (
     tenant_id      text         NOT NULL,
     customer_id    text         NOT NULL,

@@ -10,7 +10,9 @@ from decimal import Decimal
 from billing.entitlement import Entitlement, EntitlementKind, LimitKind
 from billing.envelope import EventEnvelope
 from billing.period import Period
-from billing.plan_change import SubscriptionMigrated, SubscriptionPlanChanged
+from billing.plan_change import AddOnAdded, AddOnRemoved, SubscriptionMigrated, SubscriptionPlanChanged
+from billing.pricing import AddOnQuantity, Pricing
+from billing.pricing import entitlements as granted_by
 from billing.subscription import BillingPeriodClosed, SubscriptionActivated, SubscriptionEnded
 from projections import price_books
 from projections.generation import Tx
@@ -43,9 +45,11 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
         case BillingPeriodClosed(next=following) as e if following is not None:
             period = following.period
             tx.execute(_NEXT_PERIOD, (period.start, period.end, sequence, tenant, e.subscription_id))
-            if e.run.pricing != following.pricing:
+            if _features(e.run.pricing) != _features(following.pricing):
                 _grant_plan(tx, tenant, e.subscription_id, period.start, sequence)
-        case SubscriptionPlanChanged() | SubscriptionMigrated() as e if e.effective_at <= envelope.meta.occurred_at:
+        case (SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved()) as e if (
+            e.effective_at <= envelope.meta.occurred_at
+        ):
             _grant_plan(tx, tenant, e.subscription_id, e.effective_at, sequence)
         case SubscriptionEnded() as e:
             tx.execute(_REVOKE, (e.ended_at, sequence, tenant, e.subscription_id))
@@ -55,10 +59,12 @@ def _grant_plan(tx: Tx, tenant: str, subscription: str, at: datetime, sequence: 
     """Grant what the plan in force has, as `subscriptions` stands; what it has not is revoked as of `at`."""
     row = tx.execute(_TERMS, (tenant, subscription)).fetchone()
     assert row is not None
-    customer, version, plan, start, end = row
+    customer, version, plan, currency, added, start, end = row
     if start is None:
         return  # not started: nothing is granted yet
-    granted = price_books.book(tx, tenant, version).plan(plan).entitlements
+    add_ons = tuple(AddOnQuantity(add_on=key, quantity=added[key]) for key in sorted(added))
+    pricing = Pricing(plan=plan, price_book_version=version, currency=currency, add_ons=add_ons)
+    granted = granted_by(pricing, price_books.book(tx, tenant, version))
     tx.executemany(
         _GRANT,
         [
@@ -69,12 +75,17 @@ def _grant_plan(tx: Tx, tenant: str, subscription: str, at: datetime, sequence: 
     tx.execute(_REVOKE_OTHERS, (at, sequence, tenant, subscription, [each.feature for each in granted]))
 
 
+def _features(pricing: Pricing) -> tuple[object, ...]:
+    """What decides which features are granted."""
+    return pricing.plan, pricing.price_book_version, pricing.add_ons
+
+
 def _terms(granted: Entitlement) -> tuple[object, ...]:
     return granted.kind, granted.meter, granted.limit, granted.limit_kind
 
 
 _TERMS = """
-SELECT customer_id, price_book_version, plan, period_start, period_end
+SELECT customer_id, price_book_version, plan, currency, add_ons, period_start, period_end
   FROM subscriptions
  WHERE tenant_id = %s AND subscription_id = %s
 """

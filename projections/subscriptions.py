@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
 from billing.envelope import EventEnvelope
-from billing.plan_change import SubscriptionMigrated, SubscriptionPlanChanged
+from billing.plan_change import AddOnAdded, AddOnRemoved, SubscriptionMigrated, SubscriptionPlanChanged
+from billing.plan_change import Event as PricingChange
 from billing.segments import Segment
 from billing.subscription import (
     BillingPeriodClosed,
@@ -58,8 +60,14 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             _begin(tx, at, subscription, first, envelope.meta.occurred_at)
         case BillingPeriodClosed(subscription_id=subscription, next=following) if following is not None:
             _begin(tx, at, subscription, following, envelope.meta.occurred_at)
-        case SubscriptionPlanChanged() | SubscriptionMigrated() as e:
-            _change(tx, at, e, envelope.meta.occurred_at)
+        case SubscriptionPlanChanged(terms=terms) as e:
+            _change(tx, at, e, envelope.meta.occurred_at, "plan", (terms.plan, terms.price_book_version, None, None))
+        case SubscriptionMigrated(terms=terms) as e:
+            _change(tx, at, e, envelope.meta.occurred_at, "version", (terms.plan, terms.price_book_version, None, None))
+        case AddOnAdded() as e:
+            _change(tx, at, e, envelope.meta.occurred_at, "add_on", (None, None, e.add_on, e.quantity))
+        case AddOnRemoved() as e:
+            _change(tx, at, e, envelope.meta.occurred_at, "add_on", (None, None, e.add_on, 0))
         case BillingPeriodClosed(subscription_id=subscription):
             tx.execute(_TOUCH, {**at, "subscription": subscription})
         case SubscriptionCanceled(subscription_id=subscription, ends_at=ends_at):
@@ -80,20 +88,30 @@ def _begin(tx: Tx, at: dict[str, object], subscription: str, opened: Segment, no
             "end": period.end,
             "plan": pricing.plan,
             "version": pricing.price_book_version,
+            "add_ons": json.dumps({each.add_on: each.quantity for each in pricing.add_ons}),
         },
     )
     tx.execute(_FORGET, {**named, "start": period.start})
     tx.execute(_IN_FORCE, named)
+    tx.execute(_ADDED, named)
 
 
-def _change(tx: Tx, at: dict[str, object], e: SubscriptionPlanChanged | SubscriptionMigrated, now: datetime) -> None:
-    named = {**at, "subscription": e.subscription_id, "now": now, "effective_at": e.effective_at}
-    replaced = ["plan", "version"] if isinstance(e, SubscriptionPlanChanged) else ["version"]
-    tx.execute(_REPLACE, {**named, "replaced": replaced})
-    terms = {"kind": replaced[0], "plan": e.terms.plan, "version": e.terms.price_book_version}
-    tx.execute(_CHANGE, {**named, **terms})
+def _change(
+    tx: Tx,
+    at: dict[str, object],
+    e: PricingChange,
+    now: datetime,
+    kind: str,
+    what: tuple[str | None, int | None, str | None, int | None],
+) -> None:
+    """Keep a change, instead of what it replaces; it is in force at once if its time has come."""
+    plan, version, add_on, quantity = what
+    named = {**at, "subscription": e.subscription_id, "now": now, "effective_at": e.effective_at, "add_on": add_on}
+    tx.execute(_REPLACE, {**named, "replaced": ["plan", "version"] if kind == "plan" else [kind]})
+    tx.execute(_CHANGE, {**named, "kind": kind, "plan": plan, "version": version, "quantity": quantity})
     tx.execute(_TOUCH, named)
     tx.execute(_IN_FORCE, named)
+    tx.execute(_ADDED, named)
 
 
 _CREATE = """
@@ -108,6 +126,7 @@ UPDATE subscriptions
    SET status = 'active',
        plan = %(plan)s,
        price_book_version = %(version)s,
+       add_ons = %(add_ons)s::jsonb,
        period_start = %(start)s,
        period_end = %(end)s,
        next_boundary = least(%(end)s, ends_at),
@@ -123,12 +142,14 @@ DELETE FROM subscription_changes
 _REPLACE = """
 DELETE FROM subscription_changes
  WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at >= %(effective_at)s
-   AND kind = ANY(%(replaced)s)
+   AND kind = ANY(%(replaced)s) AND add_on IS NOT DISTINCT FROM %(add_on)s
 """
 
 _CHANGE = """
-INSERT INTO subscription_changes (tenant_id, subscription_id, effective_at, sequence, kind, plan, price_book_version)
-VALUES (%(tenant)s, %(subscription)s, %(effective_at)s, %(sequence)s, %(kind)s, %(plan)s, %(version)s)
+INSERT INTO subscription_changes (tenant_id, subscription_id, effective_at, sequence, kind, plan, price_book_version,
+                                  add_on, quantity)
+VALUES (%(tenant)s, %(subscription)s, %(effective_at)s, %(sequence)s, %(kind)s, %(plan)s, %(version)s, %(add_on)s,
+        %(quantity)s)
 """
 
 _IN_FORCE = """
@@ -138,8 +159,23 @@ UPDATE subscriptions s
   FROM (SELECT plan, price_book_version
           FROM subscription_changes
          WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at <= %(now)s
+           AND plan IS NOT NULL
          ORDER BY effective_at DESC, sequence DESC
          LIMIT 1) c
+ WHERE s.tenant_id = %(tenant)s AND s.subscription_id = %(subscription)s AND s.status = 'active'
+"""
+
+_ADDED = """
+UPDATE subscriptions s
+   SET add_ons = (
+       SELECT coalesce(jsonb_object_agg(added.key, added.value), '{}')
+         FROM jsonb_each(s.add_ons || c.quantities) AS added
+        WHERE added.value <> '0')
+  FROM (SELECT jsonb_object_agg(add_on, quantity ORDER BY effective_at, sequence) AS quantities
+          FROM subscription_changes
+         WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s AND effective_at <= %(now)s
+           AND add_on IS NOT NULL
+        HAVING count(*) > 0) c
  WHERE s.tenant_id = %(tenant)s AND s.subscription_id = %(subscription)s AND s.status = 'active'
 """
 

@@ -5,6 +5,7 @@ CREATE TABLE subscriptions (
     customer_id         text         NOT NULL,
     plan                text         NOT NULL,  -- in force; the first one before the start
     price_book_version  integer      NOT NULL,
+    add_ons             jsonb        NOT NULL DEFAULT '{}',  -- in force: key -> quantity
     currency            char(3)      NOT NULL,
     status              text         NOT NULL CHECK (status IN ('scheduled', 'active', 'ended')),
     zone                text         NOT NULL,
@@ -28,10 +29,14 @@ CREATE TABLE subscription_changes (
     subscription_id     text         NOT NULL,
     effective_at        timestamptz  NOT NULL,
     sequence            bigint       NOT NULL,  -- of the event; at equal instants the later one counts
-    kind                text         NOT NULL,
-    plan                text         NOT NULL,
-    price_book_version  integer      NOT NULL,
-    PRIMARY KEY (tenant_id, subscription_id, effective_at, sequence)
+    kind                text         NOT NULL CHECK (kind IN ('plan', 'version', 'add_on')),
+    plan                text,                   -- NULL for an add-on
+    price_book_version  integer,
+    add_on              text,                   -- NULL for a plan or version
+    quantity            integer,                -- 0: removed
+    PRIMARY KEY (tenant_id, subscription_id, effective_at, sequence),
+    CHECK ((kind = 'add_on') = (add_on IS NOT NULL)),
+    CHECK ((kind = 'add_on') = (plan IS NULL))
 );
 
 CREATE INDEX subscriptions_due

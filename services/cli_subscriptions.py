@@ -18,7 +18,7 @@ from infra.errors import Transient
 from infra.settings import Settings
 from services import cli_world, read_models
 from services.commands import CommandClient
-from services.read_rows import SubscriptionRow
+from services.read_rows import SubscriptionRow, WaitingChange
 
 READ_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.05
@@ -131,7 +131,10 @@ def _read(settings: Settings, tenant: str, subscription: str, result: CommandRes
 
 def _waiting(row: SubscriptionRow) -> str:
     zone = ZoneInfo(row.zone)
-    return ", ".join(
-        f"{each.plan}, price book {each.price_book_version} from {each.effective_at.astimezone(zone):%Y-%m-%d %H:%M}"
-        for each in row.changes
-    )
+    return ", ".join(f"{_what(each)} from {each.effective_at.astimezone(zone):%Y-%m-%d %H:%M}" for each in row.changes)
+
+
+def _what(change: WaitingChange) -> str:
+    if change.add_on is not None:
+        return f"{change.quantity} x {change.add_on}" if change.quantity else f"no {change.add_on}"
+    return f"{change.plan}, price book {change.price_book_version}"

@@ -149,14 +149,14 @@ def subscription(tx: Cursor, tenant_id: str, subscription_id: str) -> Subscripti
 
 def _subscription_row(row: Sequence[Any]) -> SubscriptionRow:
     *columns, changes = row
-    waiting = [WaitingChange(datetime.fromisoformat(at), plan, version) for at, plan, version in changes]
+    waiting = [WaitingChange(datetime.fromisoformat(at), *what) for at, *what in changes]
     return SubscriptionRow(*(*columns, waiting))
 
 
 _SUBSCRIPTIONS = """
 SELECT subscription_id, customer_id, plan, price_book_version, currency, status, zone, starts_at, period_start,
-       period_end, ends_at, ended_at,
-       (SELECT coalesce(json_agg(json_build_array(c.effective_at, c.plan, c.price_book_version)
+       period_end, ends_at, ended_at, add_ons,
+       (SELECT coalesce(json_agg(json_build_array(c.effective_at, c.plan, c.price_book_version, c.add_on, c.quantity)
                                  ORDER BY c.effective_at, c.sequence), '[]')
           FROM subscription_changes c
           JOIN tenants t USING (tenant_id)

@@ -65,11 +65,15 @@ class CustomerRow:
 
 @dataclass(frozen=True, slots=True)
 class WaitingChange:
-    """A plan or version that a subscription will be on."""
+    """A plan, version or add-on that a subscription will be on."""
 
     effective_at: datetime
-    plan: str
-    price_book_version: int
+    plan: str | None
+    """Null for an add-on."""
+    price_book_version: int | None
+    add_on: str | None
+    quantity: int | None
+    """0 removes the add-on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,10 @@ class SubscriptionRow:
     period_end: datetime | None
     ends_at: datetime | None
     ended_at: datetime | None
+    add_ons: dict[str, int]
+    """Quantity by key."""
     changes: list[WaitingChange]
-    """Changes of its plan that have not taken effect yet, in their order."""
+    """Changes that have not taken effect yet, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

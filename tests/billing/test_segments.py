@@ -31,7 +31,7 @@ KEYS = ("a", "b", "c")
 
 instants = st.timedeltas(timedelta(0), timedelta(days=31)).map(lambda after: JANUARY + after)
 few_instants = st.integers(0, 30).map(lambda days: JANUARY + timedelta(days=days))
-pricings = st.sampled_from([Pricing(plan=key, price_book_version=1) for key in KEYS])
+pricings = st.sampled_from([Pricing(plan=key, price_book_version=1, currency="USD") for key in KEYS])
 prices = st.decimals(Decimal("0.00"), Decimal("9999.99"), places=2)
 
 

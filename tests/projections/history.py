@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from billing import decision, invoicing
 from billing.catalog import Plan, PriceBookPublished, PublishPriceBook
-from billing.customer import CreateCustomer, PaymentMethod, Provider, RedeemCoupon
+from billing.customer import CreateCustomer, PaymentMethod, Provider, RedeemCoupon, SetPriceOverride
 from billing.discount import Coupon
 from billing.entitlement import Entitlement, EntitlementKind, LimitKind
 from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
@@ -19,7 +19,9 @@ from billing.invoice import Awaited, InvoiceFinalized, IssueInvoice
 from billing.invoicing import BillingRun, PartitionPosition
 from billing.metering import Aggregation, Measured, Meter
 from billing.payment import DeclineKind, RecordPaymentDecline, RecordPaymentSuccess, StartPaymentAttempt
+from billing.plan_change import ChangePlan
 from billing.price import Charge, Flat, PerUnit
+from billing.pricing import PriceOverride
 from billing.subscription import (
     ActivateSubscription,
     Active,
@@ -137,6 +139,18 @@ class History:
         self.send(CancelSubscription(subscription_id=SubscriptionId(f"sub_{customer}")))
         return self
 
+    def own_prices(self, customer: str) -> History:
+        """A tenth off the plan, from the next period on."""
+        own = PriceOverride(plan="pro", discount_percent=Decimal(10))
+        self.send(SetPriceOverride(customer_id=CustomerId(customer), override=own))
+        return self
+
+    def change_plan(self, customer: str) -> History:
+        """Another plan, from the next period on."""
+        self.send(PublishPriceBook(meters=(CALLS,), plans=(PLAN, replace(PLAN, key="team", name="Team"))))
+        self.send(ChangePlan(subscription_id=SubscriptionId(f"sub_{customer}"), plan="team"))
+        return self
+
     def issue_awaited(self, calls: int = 0) -> list[InvoiceFinalized]:
         """Issue every invoice that is awaited, each for `calls` calls."""
         awaited = [each.run for each in self.state.invoices.values() if isinstance(each, Awaited)]
@@ -182,6 +196,7 @@ def a_quarter(tenant: str = "acme", customers: Sequence[str] = ("ann", "bob")) -
     history.cancel(customers[0])
     history.issue_awaited(calls=7)
     history.close(customers[0])
+    history.own_prices(customers[-1]).change_plan(customers[-1])
     return history
 
 

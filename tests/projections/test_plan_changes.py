@@ -9,13 +9,22 @@ from decimal import Decimal
 from billing.catalog import PublishPriceBook
 from billing.entitlement import Entitlement
 from billing.ids import SubscriptionId
-from billing.plan_change import ChangePlan, MigrateSubscription
+from billing.plan import AddOn
+from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.price import Charge, Flat
 from infra import postgres
 from projections import entitlements, generation
 from tests.projections.history import CALLS, PLAN, START, History
 from tests.projections.test_billing_set import project
 
 ANN = SubscriptionId("sub_ann")
+MORE = AddOn(
+    key="more",
+    name="More calls",
+    currency="USD",
+    charges=(Charge(key="fee", name="More calls", model=Flat(Decimal(5)), in_advance=True),),
+    entitlements=(replace(PLAN.entitlements[1], limit=Decimal(100)),),
+)
 TEAM = replace(PLAN, key="team", name="Team", entitlements=(Entitlement(feature="sso"), Entitlement(feature="audit")))
 LARGER = replace(PLAN, entitlements=(PLAN.entitlements[0], replace(PLAN.entitlements[1], limit=Decimal(5000))))
 NOW = ChangePlan(subscription_id=ANN, plan="team", at_period_end=False)
@@ -23,7 +32,7 @@ NOW = ChangePlan(subscription_id=ANN, plan="team", at_period_end=False)
 
 def ann() -> History:
     history = History().register()
-    history.send(PublishPriceBook(meters=(CALLS,), plans=(PLAN, TEAM)))
+    history.send(PublishPriceBook(meters=(CALLS,), plans=(PLAN, TEAM), add_ons=(MORE,)))
     return history.subscribe("ann")
 
 
@@ -98,3 +107,20 @@ def test_a_feature_that_comes_back_is_granted_again(pool: postgres.Pool) -> None
         history.advance(START + timedelta(days=day)).send(replace(NOW, plan=key))
     project(pool, history)
     assert granted(pool) == {"sso": None, "calls": Decimal(1000)}
+
+
+def test_add_ons_raise_limits_while_they_last(pool: postgres.Pool) -> None:
+    history = ann()
+    history.advance(START + timedelta(days=5)).send(AddAddOn(subscription_id=ANN, add_on="more", quantity=3))
+    project(pool, history)
+    assert granted(pool) == {"sso": None, "calls": Decimal(1300)}
+    history.send(RemoveAddOn(subscription_id=ANN, add_on="more"))
+    project(pool, history)
+    assert granted(pool) == {"sso": None, "calls": Decimal(1300)}
+    history.issue_awaited()
+    history.close("ann")
+    project(pool, history)
+    assert granted(pool) == {"sso": None, "calls": Decimal(1000)}
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, "billing")
+        assert tx.execute("SELECT add_ons FROM subscriptions").fetchall() == [({},)]

@@ -1,0 +1,165 @@
+"""What a price book must look like to bill: each mistake is refused with its path and with what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from billing.entitlement import Entitlement, EntitlementKind
+from billing.errors import Rejected
+from billing.metering import Aggregation, Meter, check_meter
+from billing.money import exponent
+from billing.period import check_interval
+from billing.plan import AddOn, CurrencyPrices, Phase, Plan, own_prices
+from billing.price import Charge
+from billing.price_check import check
+
+if TYPE_CHECKING:
+    from billing.catalog import PublishPriceBook
+
+PERIODS_MAX = 1200  # a hundred years of months
+
+
+def check_price_book(book: PublishPriceBook) -> None:
+    """Refuse a price book that could not bill: every reference resolves, every charge can be rated.
+
+    Raises:
+        Rejected: naming the field of the first mistake, such as `plans[0].charges[2].model.tiers[1].up_to`.
+    """
+    _unique([meter.key for meter in book.meters], "meters", "key")
+    _unique([plan.key for plan in book.plans], "plans", "key")
+    _unique([add_on.key for add_on in book.add_ons], "add_ons", "key")
+    _unique([coupon.code for coupon in book.coupons], "coupons", "code")
+    for index, meter in enumerate(book.meters):
+        check_meter(meter, f"meters[{index}]")
+    meters = {meter.key: meter for meter in book.meters}
+    for index, plan in enumerate(book.plans):
+        _check_plan(plan, meters, f"plans[{index}]")
+    plans = [plan.key for plan in book.plans]
+    for index, add_on in enumerate(book.add_ons):
+        _check_add_on(add_on, plans, meters, f"add_ons[{index}]")
+    for index, coupon in enumerate(book.coupons):
+        coupon.check(f"coupons[{index}]")
+
+
+def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
+    check_interval(plan.interval, plan.alignment, f"{path}.interval")
+    _check_item(plan, meters, path)
+    for index, phase in enumerate(plan.phases):
+        _check_phase(phase, meters, f"{path}.phases[{index}]")
+
+
+def _check_add_on(add_on: AddOn, plans: Sequence[str], meters: dict[str, Meter], path: str) -> None:
+    _check_item(add_on, meters, path)
+    for index, key in enumerate(add_on.plans):
+        if key not in plans:
+            said = f"there is no plan {key!r}; known: {', '.join(plans) or 'none'}"
+            raise Rejected("unknown_plan", said, field=f"{path}.plans[{index}]")
+
+
+def _check_item(item: Plan | AddOn, meters: dict[str, Meter], path: str) -> None:
+    """What plans and add-ons have in common: charges, prices in further currencies, features."""
+    first = own_prices(item)
+    _check_prices(first, meters, path)
+    _unique([each.currency for each in item.prices], f"{path}.prices", "currency")
+    for index, each in enumerate(item.prices):
+        where = f"{path}.prices[{index}]"
+        _check_prices(each, meters, where)
+        if each.currency == item.currency:
+            raise Rejected("duplicate", f"{each.currency} is its own currency already", field=f"{where}.currency")
+        if [(charge.key, charge.meter) for charge in each.charges] != [(one.key, one.meter) for one in first.charges]:
+            said = f"allowed are the same charges in the same order: {', '.join(one.key for one in first.charges)}"
+            raise Rejected("other_charges", said, field=f"{where}.charges")
+        for number, phase in enumerate(each.phases):
+            _check_phase(phase, meters, f"{where}.phases[{number}]")
+        if [(one.name, one.periods) for one in each.phases] != [(one.name, one.periods) for one in first.phases]:
+            said = "allowed are the same phases, by name and number of periods, as in the first currency"
+            raise Rejected("other_phases", said, field=f"{where}.phases")
+    _unique([each.feature for each in item.entitlements], f"{path}.entitlements", "feature")
+    for index, entitlement in enumerate(item.entitlements):
+        _check_entitlement(entitlement, meters, f"{path}.entitlements[{index}]")
+
+
+def _check_prices(prices: CurrencyPrices, meters: dict[str, Meter], path: str) -> None:
+    exponent(prices.currency, f"{path}.currency")
+    if not prices.charges:
+        raise Rejected("missing", "a plan needs at least one charge", field=f"{path}.charges")
+    _unique([charge.key for charge in prices.charges], f"{path}.charges", "key")
+    if prices.minimum_commitment is not None and prices.minimum_commitment < 0:
+        raise Rejected("out_of_range", "allowed is 0 or more", field=f"{path}.minimum_commitment")
+    for index, charge in enumerate(prices.charges):
+        check_charge(charge, meters, f"{path}.charges[{index}]")
+
+
+def _check_phase(phase: Phase, meters: dict[str, Meter], path: str) -> None:
+    if not phase.name:
+        raise Rejected("missing", "it needs a name", field=f"{path}.name")
+    if not 1 <= phase.periods <= PERIODS_MAX:
+        raise Rejected("out_of_range", f"allowed are 1 to {PERIODS_MAX} periods", field=f"{path}.periods")
+    _unique([charge.key for charge in phase.charges], f"{path}.charges", "key")
+    for index, charge in enumerate(phase.charges):
+        check_charge(charge, meters, f"{path}.charges[{index}]")
+    check_discount(phase.discount_percent, f"{path}.discount_percent")
+
+
+def check_discount(percent: Decimal, path: str) -> None:
+    """Refuse a percentage off that is none.
+
+    Raises:
+        Rejected: naming `path`.
+    """
+    if not 0 <= percent <= 100:
+        raise Rejected("out_of_range", f"{percent} %; allowed is 0 to 100", field=path)
+
+
+def check_charge(charge: Charge, meters: dict[str, Meter], where: str) -> None:
+    """Refuse a charge that could not be rated from `meters`.
+
+    Raises:
+        Rejected: naming the first wrong field under `where`.
+    """
+    check(charge, where)
+    if charge.meter is None:
+        return
+    if charge.meter not in meters:
+        raise Rejected("unknown_meter", _known(charge.meter, meters), field=f"{where}.meter")
+    missing = set(charge.dimensions) - set(meters[charge.meter].dimensions)
+    if missing:
+        raise Rejected(
+            "unknown_dimension",
+            f"meter {charge.meter!r} is not split by {', '.join(sorted(missing))}",
+            field=f"{where}.model.dimensions",
+        )
+    if charge.dimensions and meters[charge.meter].aggregation is Aggregation.LATEST:
+        raise Rejected("not_additive", "a latest value has no cells to price", field=f"{where}.model.dimensions")
+    fewer = charge.dimensions and set(charge.dimensions) != set(meters[charge.meter].dimensions)
+    if fewer and meters[charge.meter].aggregation not in (Aggregation.COUNT, Aggregation.SUM):
+        raise Rejected(
+            "not_additive",
+            f"only counts and sums add up over the other dimensions of meter {charge.meter!r}; name all of them",
+            field=f"{where}.model.dimensions",
+        )
+
+
+def _check_entitlement(entitlement: Entitlement, meters: dict[str, Meter], path: str) -> None:
+    if entitlement.kind is EntitlementKind.BOOLEAN:
+        if entitlement.meter is not None or entitlement.limit is not None:
+            raise Rejected("unexpected", "a boolean feature has neither meter nor limit", field=path)
+        return
+    if entitlement.meter is None or entitlement.meter not in meters:
+        raise Rejected("unknown_meter", _known(entitlement.meter, meters), field=f"{path}.meter")
+    if entitlement.limit is None or entitlement.limit < 0:
+        raise Rejected("out_of_range", "a metered feature needs a limit of 0 or more", field=f"{path}.limit")
+
+
+def _unique(names: list[str], path: str, field: str) -> None:
+    for index, name in enumerate(names):
+        if not name:
+            raise Rejected("missing", "it needs a name", field=f"{path}[{index}].{field}")
+        if name in names[:index]:
+            raise Rejected("duplicate", f"{name!r} stands there twice", field=f"{path}[{index}].{field}")
+
+
+def _known(key: str | None, meters: dict[str, Meter]) -> str:
+    return f"there is no meter {key!r}; known: {', '.join(sorted(meters)) or 'none'}"
