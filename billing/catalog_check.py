@@ -73,7 +73,8 @@ def _check_item(item: Plan | AddOn, meters: dict[str, Meter], path: str) -> None
             raise Rejected("other_charges", said, field=f"{where}.charges")
         for number, phase in enumerate(each.phases):
             _check_phase(phase, meters, f"{where}.phases[{number}]")
-        if [(one.name, one.periods) for one in each.phases] != [(one.name, one.periods) for one in first.phases]:
+        same = [(one.name, one.periods) for one in each.phases] == [(one.name, one.periods) for one in first.phases]
+        if not same and (each.phases or any(phase.charges for phase in first.phases)):
             said = "allowed are the same phases, by name and number of periods, as in the first currency"
             raise Rejected("other_phases", said, field=f"{where}.phases")
     _unique([each.feature for each in item.entitlements], f"{path}.entitlements", "feature")

@@ -35,14 +35,11 @@ from billing.plan_change import (
     timeline,
     with_change,
 )
-from billing.pricing import AddOnQuantity, Pricing, priced
+from billing.pricing import AddOnQuantity, Pricing, check_quantity, priced
 from billing.subscription import Absent, Active, Scheduled, cadence_at, period_end
 
 if TYPE_CHECKING:
     from billing.decision import TenantState
-
-
-QUANTITY_MAX = 1_000_000  # far above any order, far below what could overflow an amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,7 @@ def add(state: TenantState, command: AddAddOn, now: datetime) -> Sequence[Event]
     Raises:
         Rejected: there is no such subscription or add-on, it ends before, or the add-on does not fit the plan.
     """
-    if not 1 <= command.quantity <= QUANTITY_MAX:
-        raise Rejected("out_of_range", f"{command.quantity}: allowed are 1 to {QUANTITY_MAX}", field="quantity")
+    check_quantity(command.quantity, "quantity")
     moment = _moment(state, command.subscription_id, command.at_period_end, now, "AddAddOn")
     if AddOnQuantity(add_on=command.add_on, quantity=command.quantity) in moment.pricing.add_ons:
         return []

@@ -20,6 +20,7 @@ from billing.ids import CustomerId, InvoiceId, SubscriptionId, TenantId, event_i
 from billing.money import Money
 from billing.override import checked_override
 from billing.plan import prices_in
+from billing.pricing import check_quantities, priced
 
 KEY_LENGTH_MAX = 255
 KEY_RETENTION = timedelta(days=30)  # promise 7: an idempotency key is known for at least 30 days of log time
@@ -295,6 +296,8 @@ def _create_subscription(
         zone=seller.settings.zone,
         starts_at=starts_at,
     )
+    check_quantities(command.add_ons)
+    priced(made.pricing, state.catalog.by_version)  # or it is refused
     match state.subscriptions.get(command.subscription_id, subscription.initial):
         case subscription.Absent():
             return [Fact(f"subscription:{command.subscription_id}", made)]

@@ -7,7 +7,7 @@ phases     |-- launch: half price --|-- then what the plan says
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
@@ -47,7 +47,7 @@ class CurrencyPrices:
     minimum_commitment: Decimal | None = None
     """As that of the plan, in this currency; null for none."""
     phases: tuple[Phase, ...] = ()
-    """As those of the plan, in this currency."""
+    """As those of the plan, in this currency; may be left out if they only take off a percentage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,5 +111,9 @@ def own_prices(item: Plan | AddOn) -> CurrencyPrices:
 
 
 def prices_in(item: Plan | AddOn, currency: str) -> CurrencyPrices | None:
-    """The prices of `item` in `currency`; None if it has none."""
-    return next((each for each in (own_prices(item), *item.prices) if each.currency == currency), None)
+    """The prices of `item` in `currency`; None if it has none. Phases that only take off a percentage hold in each."""
+    first = own_prices(item)
+    found = next((each for each in (first, *item.prices) if each.currency == currency), None)
+    if found is None or found.phases or any(phase.charges for phase in first.phases):
+        return found
+    return replace(found, phases=first.phases)

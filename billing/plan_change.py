@@ -147,7 +147,6 @@ class AddOnRemoved:
 
 
 Event = SubscriptionPlanChanged | SubscriptionMigrated | AddOnAdded | AddOnRemoved
-EVENTS = (SubscriptionPlanChanged, SubscriptionMigrated, AddOnAdded, AddOnRemoved)
 Changes = tuple[Event, ...]
 
 

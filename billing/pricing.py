@@ -22,6 +22,7 @@ from billing.plan import AddOn, CurrencyPrices, Phase, Plan, prices_in
 from billing.price import ZERO, Charge
 
 Books = Mapping[int, PriceBookPublished]
+QUANTITY_MAX = 1_000_000  # far above any order, far below what could overflow an amount
 _HUNDRED = Decimal(100)
 
 
@@ -130,6 +131,28 @@ def priced(pricing: Pricing, books: Books) -> Priced:
         ),
         minimum_commitment=commitment,
     )
+
+
+def check_quantities(add_ons: Sequence[AddOnQuantity]) -> None:
+    """Refuse a number of add-ons that is none, and one that is named twice.
+
+    Raises:
+        Rejected: naming the field.
+    """
+    for index, each in enumerate(add_ons):
+        check_quantity(each.quantity, f"add_ons[{index}].quantity")
+        if each.add_on in [one.add_on for one in add_ons[:index]]:
+            raise Rejected("duplicate", f"{each.add_on!r} stands there twice", field=f"add_ons[{index}].add_on")
+
+
+def check_quantity(quantity: int, field: str) -> None:
+    """Refuse a number of add-ons that is none.
+
+    Raises:
+        Rejected: naming `field`.
+    """
+    if not 1 <= quantity <= QUANTITY_MAX:
+        raise Rejected("out_of_range", f"{quantity}: allowed are 1 to {QUANTITY_MAX}", field=field)
 
 
 def phase_at(phases: Sequence[Phase], period_number: int) -> Phase | None:

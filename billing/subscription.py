@@ -36,7 +36,8 @@ from billing.plan_change import (
     at,
     with_change,
 )
-from billing.pricing import Pricing
+from billing.plan_change import Event as PricingChange
+from billing.pricing import AddOnQuantity, Pricing
 from billing.run import BillingRun, Cut, LatePeriod, PartitionPosition
 from billing.segments import BilledSpan, Segment
 
@@ -59,6 +60,8 @@ class CreateSubscription:
     """From when it bills; null means now."""
     currency: str | None = None
     """ISO 4217 code of the prices it is billed in; null for the plan's first."""
+    add_ons: tuple[AddOnQuantity, ...] = ()
+    """What it includes from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,14 @@ class SubscriptionCreated:
     """Length of a period, ISO 8601 duration."""
     alignment: Alignment = Alignment.CALENDAR
     """Whether periods start with the calendar or on the anniversary."""
+    add_ons: tuple[AddOnQuantity, ...] = ()
+    """What it includes from the start, by key."""
+
+    @property
+    def pricing(self) -> Pricing:
+        """What rates it before any change."""
+        version = self.price_book_version
+        return Pricing(plan=self.plan, price_book_version=version, currency=self.currency, add_ons=self.add_ons)
 
     @property
     def cadence(self) -> Cadence:
@@ -192,10 +203,7 @@ Event = (
     SubscriptionCreated
     | SubscriptionActivated
     | BillingPeriodClosed
-    | SubscriptionPlanChanged
-    | SubscriptionMigrated
-    | AddOnAdded
-    | AddOnRemoved
+    | PricingChange
     | SubscriptionCanceled
     | SubscriptionEnded
 )
@@ -217,9 +225,7 @@ class Scheduled:
     @property
     def pricing(self) -> Pricing:
         """What rates its first period."""
-        terms = self.terms
-        agreed = Pricing(plan=terms.plan, price_book_version=terms.price_book_version, currency=terms.currency)
-        return at(agreed, self.changes, terms.starts_at)
+        return at(self.terms.pricing, self.changes, self.terms.starts_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +288,7 @@ def created(
         anchor=starts_at.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(),
         interval=interval,
         alignment=alignment,
+        add_ons=tuple(sorted(command.add_ons, key=lambda each: each.add_on)),
     )
 
 
@@ -350,11 +357,11 @@ def evolve(state: State, event: Event) -> State:
     match state, event:
         case Absent(), SubscriptionCreated():
             return Scheduled(event)
-        case Scheduled() as s, SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() as e:
-            return replace(s, changes=with_change(s.changes, e))
         case Scheduled(terms=terms) as s, SubscriptionActivated() as e:
             return Active(terms, cadence_at(s, e.activated_at), e.first, prepaid=e.run)
-        case Active() as s, SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() as e:
+        case (Scheduled() | Active()) as s, (
+            SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved()
+        ) as e:
             return replace(s, changes=with_change(s.changes, e))
         case Active() as s, BillingPeriodClosed(next=Segment() as following) as e:
             return replace(

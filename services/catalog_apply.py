@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from billing.customer import AttachPaymentMethod, CreateCustomer, RedeemCoupon
+from billing.customer import AttachPaymentMethod, CreateCustomer, RedeemCoupon, SetPriceOverride
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.ids import CustomerId, SubscriptionId
@@ -32,7 +32,7 @@ class Change:
     """What became of one thing that the file names."""
 
     what: str
-    """`tenant`, `price book`, `customer`, `coupon` or `subscription`."""
+    """`tenant`, `price book`, `customer`, `coupon`, `own prices` or `subscription`."""
     id: str
     outcome: str
     """`created`, `changed` or `unchanged`."""
@@ -71,6 +71,11 @@ def apply(file: CatalogFile, world: World) -> Iterator[Change]:
             command = RedeemCoupon(customer_id=CustomerId(customer.id), coupon=code)
             result = _accepted(world.ask(command, _once("coupon")))
             yield Change("coupon", f"{code} for {customer.id}", _outcome(result))
+        for own in customer.overrides:
+            result = _accepted(
+                world.ask(SetPriceOverride(customer_id=CustomerId(customer.id), override=own), _once("prices"))
+            )
+            yield Change("own prices", f"{own.plan} for {customer.id}", _outcome(result))
     if file.subscriptions:
         zone = _zone(file, world)
         for subscription in file.subscriptions:
@@ -87,6 +92,7 @@ def planned(file: CatalogFile) -> list[Change]:
     for each in file.customers:
         made.append(Change("customer", each.id, "would create"))
         made += [Change("coupon", f"{code} for {each.id}", "would redeem") for code in each.coupons]
+        made += [Change("own prices", f"{own.plan} for {each.id}", "would set") for own in each.overrides]
     for wish in file.subscriptions:
         made.append(Change("subscription", wish.id, "would create", f"{wish.customer} on {wish.plan}"))
     return made
@@ -133,6 +139,8 @@ def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
         customer_id=CustomerId(wish.customer),
         plan=wish.plan,
         starts_at=starts_at,
+        currency=wish.currency,
+        add_ons=wish.add_ons,
     )
     result = world.ask(command, _key("subscription", command))
     if result.outcome is Outcome.REJECTED and result.code == "subscription_exists":
@@ -145,7 +153,8 @@ def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
 
 def _same(known: SubscriptionRow, wish: NamedSubscription, starts_at: datetime | None) -> bool:
     """Whether it is the subscription that the file names; what it was changed to since is not the file's to undo."""
-    return (known.customer, known.starts_at) == (wish.customer, starts_at or known.starts_at)
+    wanted = (wish.customer, starts_at or known.starts_at, wish.currency or known.currency)
+    return (known.customer, known.starts_at, known.currency) == wanted
 
 
 def _accepted(result: CommandResult) -> CommandResult:

@@ -7,9 +7,10 @@ whether the price book could bill. Faults name line and field. Prices are read e
     tenant:         who sells: name, currency, zone, taxes, bounds, policies, test_clock (local time)
     meters:         what is measured
     plans:          what is charged; `model` of a charge says how, told apart by `type`
+    add_ons:        what can be added to a subscription, in a quantity
     coupons:        discounts
-    customers:      id, name, email, payment_method, coupons to redeem
-    subscriptions:  id, customer, plan, starts_at (local time in the tenant's zone)
+    customers:      id, name, email, payment_method, coupons to redeem, overrides (own prices for a plan)
+    subscriptions:  id, customer, plan, starts_at (local time in the tenant's zone), currency, add_ons
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError
 
 from billing import tenant
-from billing.catalog import Plan, PublishPriceBook, check_price_book
+from billing.catalog import Plan, PriceBookPublished, PublishPriceBook, check_price_book
 from billing.customer import PaymentMethod
 from billing.discount import Coupon
 from billing.errors import Rejected
 from billing.metering import Meter
+from billing.override import checked_override
+from billing.plan import AddOn
+from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
 from billing.tax import TaxRate
 from billing.tenant import Policies, RegisterTenant, UsageBounds
 from services.exact_values import Identifier, LocalTime, Name, Text
@@ -41,6 +46,10 @@ PoliciesSection = model_of(Policies)
 MeterSection = model_of(Meter)
 PlanSection = model_of(Plan)
 CouponSection = model_of(Coupon)
+AddOnSection = model_of(AddOn)
+OverrideSection = model_of(PriceOverride)
+AddOnQuantitySection = model_of(AddOnQuantity)
+_SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # of a price book that is only looked things up in
 PaymentMethodSection = model_of(PaymentMethod)
 
 
@@ -65,6 +74,7 @@ class CustomerSection(StrictModel):
     email: Text = ""
     payment_method: PaymentMethodSection = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
     coupons: list[Name] = Field(default_factory=list)
+    overrides: list[OverrideSection] = Field(default_factory=list)  # type: ignore[valid-type]
 
 
 class SubscriptionSection(StrictModel):
@@ -74,6 +84,8 @@ class SubscriptionSection(StrictModel):
     customer: Identifier
     plan: Name
     starts_at: LocalTime | None = None
+    currency: Name | None = None
+    add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
 
 
 class CatalogSections(StrictModel):
@@ -83,6 +95,7 @@ class CatalogSections(StrictModel):
     tenant: TenantSection | None = None
     meters: list[MeterSection] = Field(default_factory=list)  # type: ignore[valid-type]
     plans: list[PlanSection] = Field(default_factory=list)  # type: ignore[valid-type]
+    add_ons: list[AddOnSection] = Field(default_factory=list)  # type: ignore[valid-type]
     coupons: list[CouponSection] = Field(default_factory=list)  # type: ignore[valid-type]
     customers: list[CustomerSection] = Field(default_factory=list)
     subscriptions: list[SubscriptionSection] = Field(default_factory=list)
@@ -97,6 +110,7 @@ class NamedCustomer:
     email: str
     payment_method: PaymentMethod
     coupons: tuple[str, ...]
+    overrides: tuple[PriceOverride, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,8 @@ class NamedSubscription:
     customer: str
     plan: str
     starts_at: datetime | None
+    currency: str | None
+    add_ons: tuple[AddOnQuantity, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +162,12 @@ def read(content: bytes) -> CatalogFile:
     except ValidationError as e:
         raise _bad(document, faults(e, document.data)) from e
     book = None
-    if sections.meters or sections.plans or sections.coupons:
+    if sections.meters or sections.plans or sections.coupons or sections.add_ons:
         book = PublishPriceBook(
             meters=value_of(tuple[Meter, ...], sections.meters),
             plans=value_of(tuple[Plan, ...], sections.plans),
             coupons=value_of(tuple[Coupon, ...], sections.coupons),
+            add_ons=value_of(tuple[AddOn, ...], sections.add_ons),
         )
     found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
     seller = _seller(sections.tenant, found)
@@ -159,8 +176,9 @@ def read(content: bytes) -> CatalogFile:
         if sections.effective_at is not None:
             found += _impossible(sections.effective_at, seller.zone, "effective_at")
     if book is not None:
-        found += _refusals(lambda: check_price_book(book), "")
-        found += _references(sections, book)
+        refused = _refusals(lambda: check_price_book(book), "")
+        found += [*refused, *_references(sections, book)]
+        found += [] if refused else _terms(sections, book)
     if found:
         raise _bad(document, found)
     return CatalogFile(
@@ -170,9 +188,7 @@ def read(content: bytes) -> CatalogFile:
         effective_at=sections.effective_at,
         price_book=book,
         customers=tuple(_customer(each) for each in sections.customers),
-        subscriptions=tuple(
-            NamedSubscription(each.id, each.customer, each.plan, each.starts_at) for each in sections.subscriptions
-        ),
+        subscriptions=tuple(_subscription(each) for each in sections.subscriptions),
     )
 
 
@@ -214,7 +230,13 @@ def _seller(section: TenantSection | None, found: list[Fault]) -> RegisterTenant
 
 def _customer(section: CustomerSection) -> NamedCustomer:
     method = value_of(PaymentMethod, section.payment_method)
-    return NamedCustomer(section.id, section.name, section.email, method, tuple(section.coupons))
+    overrides = value_of(tuple[PriceOverride, ...], section.overrides)
+    return NamedCustomer(section.id, section.name, section.email, method, tuple(section.coupons), overrides)
+
+
+def _subscription(section: SubscriptionSection) -> NamedSubscription:
+    add_ons = value_of(tuple[AddOnQuantity, ...], section.add_ons)
+    return NamedSubscription(section.id, section.customer, section.plan, section.starts_at, section.currency, add_ons)
 
 
 def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[Fault]:
@@ -229,6 +251,37 @@ def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[F
             if code not in coupons:
                 said = f"there is no coupon {code!r}; known: {', '.join(coupons) or 'none'}"
                 yield Fault("unknown_coupon", said, f"customers[{index}].coupons[{place}]")
+
+
+def _terms(sections: CatalogSections, book: PublishPriceBook) -> Iterable[Fault]:
+    """Currencies, add-ons and own prices fit the plans of the file, which could bill by themselves."""
+    published = PriceBookPublished(
+        version=1, effective_at=_SOME_TIME, meters=book.meters, plans=book.plans, add_ons=book.add_ons
+    )
+    plans = [each.key for each in book.plans]
+    for index, each in enumerate(sections.subscriptions):
+        if each.plan in plans:
+            yield from _refusals(partial(_check_terms, _subscription(each), published), f"subscriptions[{index}].")
+    for index, buyer in enumerate(sections.customers):
+        for place, own in enumerate(value_of(tuple[PriceOverride, ...], buyer.overrides)):
+            for fault in _refusals(partial(checked_override, own, published), ""):
+                where = fault.field.replace("override", f"customers[{index}].overrides[{place}]", 1)
+                yield Fault(fault.code, fault.detail, where)
+
+
+def _check_terms(wish: NamedSubscription, book: PriceBookPublished) -> None:
+    """Refuse a subscription whose currency or add-ons the plan does not have."""
+    check_quantities(wish.add_ons)
+    currency = wish.currency or book.plan(wish.plan).currency
+    try:
+        priced(Pricing(plan=wish.plan, price_book_version=1, currency=currency), {1: book})
+    except Rejected as e:
+        raise Rejected(e.code, e.detail, field="currency") from e
+    for index, each in enumerate(wish.add_ons):
+        try:
+            priced(Pricing(plan=wish.plan, price_book_version=1, currency=currency, add_ons=(each,)), {1: book})
+        except Rejected as e:
+            raise Rejected(e.code, e.detail, field=f"add_ons[{index}].add_on") from e
 
 
 def _impossible_starts(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:

@@ -72,7 +72,7 @@ def planned(
     before = newest or PriceBookPublished(version=0, effective_at=datetime.min)  # noqa: DTZ901  # never shown
     found = tuple(
         difference
-        for name in ("meters", "plans", "coupons")
+        for name in ("meters", "plans", "add_ons", "coupons")
         for difference in _compared(getattr(before, name), getattr(wanted, name), name)
     )
     changed = {each.path.split(".")[1] for each in found if each.path.startswith("plans.")}

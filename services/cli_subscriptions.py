@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.ids import SubscriptionId
-from billing.plan_change import ChangePlan, MigrateSubscription
+from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
 from infra.errors import Transient
 from infra.settings import Settings
 from services import cli_world, read_models
@@ -24,6 +24,7 @@ READ_WITHIN_S = 10.0
 LOOK_AGAIN_S = 0.05
 
 Subscription = Annotated[str, typer.Argument(metavar="ID", help="Id of the subscription.")]
+AddOnKey = Annotated[str, typer.Argument(metavar="ADD_ON", help="Key of the add-on.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")]
 Now = Annotated[bool, typer.Option("--now", help="At once, and not at the end of the current period.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked for.")]
@@ -38,6 +39,8 @@ def register(app: typer.Typer) -> None:
     group.command("list")(listed)
     group.command()(change)
     group.command()(migrate)
+    group.command()(add)
+    group.command()(remove)
 
 
 def listed(
@@ -83,6 +86,35 @@ def migrate(
     _ask(command, tenant, f"migrate {subscription} to the newest version of its plan", dry_run, as_json)
 
 
+def add(
+    subscription: Subscription,
+    add_on: AddOnKey,
+    quantity: Annotated[int, typer.Option("--quantity", help="How many there are from then on.")] = 1,
+    at_period_end: Annotated[bool, typer.Option("--at-period-end", help="With its next period, not now.")] = False,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Include an add-on now, its fees prorated, or from the next period on. Exit code 1 if it is refused."""
+    command = AddAddOn(
+        subscription_id=SubscriptionId(subscription), add_on=add_on, quantity=quantity, at_period_end=at_period_end
+    )
+    _ask(command, tenant, f"add {quantity} x {add_on} to {subscription}", dry_run, as_json)
+
+
+def remove(
+    subscription: Subscription,
+    add_on: AddOnKey,
+    now: Now = False,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take an add-on off, by default when the current period ends; now, the unused part of its fees is credited."""
+    command = RemoveAddOn(subscription_id=SubscriptionId(subscription), add_on=add_on, at_period_end=not now)
+    _ask(command, tenant, f"remove {add_on} from {subscription}", dry_run, as_json)
+
+
 def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bool) -> None:
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
@@ -101,7 +133,8 @@ def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bo
         typer.echo(TypeAdapter(SubscriptionRow).dump_json(row).decode())
         return
     waiting = _waiting(row)
-    typer.echo(f"{row.id}: {row.plan}, price book {row.price_book_version}{f'; {waiting}' if waiting else ''}")
+    added = "".join(f", {quantity} x {key}" for key, quantity in row.add_ons.items())
+    typer.echo(f"{row.id}: {row.plan}, price book {row.price_book_version}{added}{f'; {waiting}' if waiting else ''}")
 
 
 def accepted(result: CommandResult) -> CommandResult:

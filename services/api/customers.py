@@ -9,8 +9,16 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from billing.customer import AttachPaymentMethod, CreateCustomer, PaymentMethod, Provider, RedeemCoupon
+from billing.customer import (
+    AttachPaymentMethod,
+    CreateCustomer,
+    PaymentMethod,
+    Provider,
+    RedeemCoupon,
+    SetPriceOverride,
+)
 from billing.ids import CustomerId
+from billing.pricing import PriceOverride
 from infra import postgres
 from services import customer_profile, read_models
 from services.api.bodies import EdgeRoute
@@ -20,8 +28,9 @@ from services.api.problems import Problem, not_found
 from services.customer_profile import Profile
 from services.exact_values import Identifier, Name, Text
 from services.read_rows import CustomerRow
-from services.shapes import StrictModel
+from services.shapes import StrictModel, model_of, value_of
 
+OverrideBody = model_of(PriceOverride)
 router = APIRouter(tags=["customers"], route_class=EdgeRoute)
 
 _CARD = re.compile(r"(?:[0-9][ -]?){12,18}[0-9]\Z", re.ASCII)
@@ -116,6 +125,19 @@ def redeem_coupon(
 ) -> Any:
     """Give a customer the discount of a coupon."""
     command = RedeemCoupon(customer_id=CustomerId(customer_id), coupon=body.coupon)
+    result = asking.send(command, missing="unknown_customer")
+    return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
+
+
+@router.put("/v1/customers/{customer_id}/prices", response_model=CustomerRow)
+def set_own_prices(
+    customer_id: PathId,
+    body: OverrideBody,  # type: ignore[valid-type]
+    asking: Annotated[Asking, Depends(asking)],
+    response: Response,
+) -> Any:
+    """Have a customer pay own prices for a plan, from the next period of each subscription on; none takes them back."""
+    command = SetPriceOverride(customer_id=CustomerId(customer_id), override=value_of(PriceOverride, body))
     result = asking.send(command, missing="unknown_customer")
     return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
 

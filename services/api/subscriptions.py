@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
+from pydantic import Field
 
 from billing.ids import CustomerId, SubscriptionId
-from billing.plan_change import ChangePlan, MigrateSubscription
+from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.pricing import AddOnQuantity
 from billing.subscription import CancelSubscription, CreateSubscription
 from services import read_models
 from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, OfCustomer, Page, PageCursor, PathId
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import not_found
-from services.exact_values import Identifier, Instant, Name
+from services.exact_values import Identifier, Instant, Name, Whole
 from services.read_rows import SubscriptionRow
-from services.shapes import StrictModel
+from services.shapes import StrictModel, model_of, value_of
 
+AddOnQuantitySection = model_of(AddOnQuantity)
 router = APIRouter(tags=["subscriptions"], route_class=EdgeRoute)
 
 
@@ -29,6 +32,10 @@ class SubscriptionBody(StrictModel):
     plan: Name
     starts_at: Instant | None = None
     """From when it bills; null means now."""
+    currency: Name | None = None
+    """ISO 4217 code of the prices it is billed in; null for the plan's first."""
+    add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
+    """What it includes from the start."""
 
 
 class ChangeBody(StrictModel):
@@ -38,6 +45,17 @@ class ChangeBody(StrictModel):
     """Key of the new plan; null keeps the plan and takes its newest version."""
     at_period_end: bool = True
     """False changes it now: unused fees are credited, new ones charged for the rest of the period."""
+
+
+class AddOnBody(StrictModel):
+    """How many of an add-on a subscription has from then on."""
+
+    add_on: Name
+    """Key of the add-on."""
+    quantity: Whole = 1
+    """0 removes it."""
+    at_period_end: bool = False
+    """True waits for the next period; now, fees are charged and credited for the rest of this one."""
 
 
 class CancellationBody(StrictModel):
@@ -55,6 +73,8 @@ def create_subscription(body: SubscriptionBody, asking: Annotated[Asking, Depend
         customer_id=CustomerId(body.customer),
         plan=body.plan,
         starts_at=body.starts_at,
+        currency=body.currency,
+        add_ons=value_of(tuple[AddOnQuantity, ...], body.add_ons),
     )
     result = asking.send(command)
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, body.id))
@@ -99,6 +119,23 @@ def change_subscription(
     )
     if body.plan is not None:
         command = ChangePlan(subscription_id=id, plan=body.plan, at_period_end=body.at_period_end)
+    result = asking.send(command, missing="unknown_subscription")
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
+
+
+@router.post("/v1/subscriptions/{subscription_id}/add-ons", response_model=SubscriptionRow)
+def set_add_on(
+    subscription_id: PathId, body: AddOnBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Include an add-on in a quantity, or none of it."""
+    id = SubscriptionId(subscription_id)
+    command: AddAddOn | RemoveAddOn = RemoveAddOn(
+        subscription_id=id, add_on=body.add_on, at_period_end=body.at_period_end
+    )
+    if body.quantity != 0:
+        command = AddAddOn(
+            subscription_id=id, add_on=body.add_on, quantity=body.quantity, at_period_end=body.at_period_end
+        )
     result = asking.send(command, missing="unknown_subscription")
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
 

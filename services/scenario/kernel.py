@@ -18,10 +18,9 @@ from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
 from billing.errors import Rejected
 from billing.ids import CustomerId, SubscriptionId, TenantId
 from billing.invoice import InvoiceFinalized, IssueInvoice
-from billing.invoicing import BillingRun, lines, needs
+from billing.invoicing import BillingRun, lines, needs, one_by_one
 from billing.metering import UsageEvent
 from billing.payment import RecordManualPayment
-from billing.price import Percentage
 from billing.subscription import (
     ActivateSubscription,
     Active,
@@ -260,15 +259,9 @@ class _Office:
         books = {book.version: book for book in self._state.catalog.books}
         until = run.cut.positions
         late = [each for each in run.late if self._usage.has_late(run.customer_id, each.span.period, each.since, until)]
-        one_by_one = {
-            charge.meter
-            for book in books.values()
-            for plan in book.plans
-            for charge in plan.charges
-            if isinstance(charge.model, Percentage)
-        }
+        alone = one_by_one(run, books, late)
         quantities = {
-            need: self._usage.measure(run.customer_id, need, need.meter.key in one_by_one)
+            need: self._usage.measure(run.customer_id, need, need.meter.key in alone)
             for need in needs(run, books, late)
         }
         self._decide(IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities)))

@@ -30,3 +30,28 @@ def test_a_subscription_that_is_up_to_date_stays_as_it_is(subscribed: Client) ->
 
 def test_a_subscription_that_is_not_there_is_not_found(client: Client) -> None:
     assert client.post("/v1/subscriptions/x/change", {"plan": "pro"}).status_code == 404
+
+
+def test_an_add_on_there_is_none_of_is_refused_and_one_that_is_not_there_is_no_more(subscribed: Client) -> None:
+    answer = subscribed.post("/v1/subscriptions/s1/add-ons", {"add_on": "gold"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_add_on")
+    answer = subscribed.post("/v1/subscriptions/s1/add-ons", {"add_on": "gold", "quantity": 0})
+    assert (answer.status_code, answer.json()["add_ons"]) == (200, {})
+    for body in ({"add_on": "gold", "quantity": -1}, {"add_on": "gold", "quantity": 10**9}):
+        answer = subscribed.post("/v1/subscriptions/s1/add-ons", body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "out_of_range"), body
+
+
+def test_a_currency_without_prices_is_refused(client: Client) -> None:
+    client.post("/v1/customers", {"id": "acme", "name": "Acme"})
+    body = {"id": "s1", "customer": "acme", "plan": "pro", "currency": "JPY"}
+    answer = client.post("/v1/subscriptions", body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "currency_mismatch")
+
+
+def test_a_customer_gets_own_prices(client: Client) -> None:
+    client.post("/v1/customers", {"id": "acme", "name": "Acme"})
+    assert client.send("PUT", "/v1/customers/acme/prices", {"plan": "pro", "discount_percent": "10"}).status_code == 200
+    answer = client.send("PUT", "/v1/customers/acme/prices", {"plan": "gold"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_plan")
+    assert client.send("PUT", "/v1/customers/nobody/prices", {"plan": "pro"}).status_code == 404

@@ -6,19 +6,28 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from billing import invoice as invoices
-from billing.customer import AttachPaymentMethod, CreateCustomer, PaymentMethod, Provider, RedeemCoupon
+from billing.customer import (
+    AttachPaymentMethod,
+    CreateCustomer,
+    PaymentMethod,
+    Provider,
+    RedeemCoupon,
+    SetPriceOverride,
+)
 from billing.discount import Coupon
 from billing.envelope import GENESIS
 from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.invoice import InvoiceFinalized, IssueInvoice
-from billing.invoicing import RatedLine
+from billing.invoicing import RatedLine, lines, needs
 from billing.ledger import Account, imbalance
+from billing.metering import NOTHING
 from billing.money import Money
 from billing.payment import (
     DeclineKind,
@@ -31,8 +40,25 @@ from billing.payment import (
     RecordPaymentUnknown,
     StartPaymentAttempt,
 )
+from billing.plan import AddOn
+from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.price import Charge, Flat
+from billing.pricing import PriceOverride
 from billing.subscription import ActivateSubscription, Active, CancelSubscription
-from tests.billing.tenants import BOOK, REGISTER, SUBSCRIBE, TENTH_OFF, Life, close, line, taxed, until
+from tests.billing.tenants import (
+    BASE_FEE,
+    BOOK,
+    METERED,
+    PRO,
+    REGISTER,
+    SUBSCRIBE,
+    TENTH_OFF,
+    Life,
+    close,
+    line,
+    taxed,
+    until,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CUSTOMERS = [CustomerId(f"c{n}") for n in range(3)]
@@ -43,6 +69,13 @@ METHODS = [
     PaymentMethod(provider=Provider.STRIPE, token="pm_1"),
 ]
 FIXED = Coupon(code="FIXED", amount=Decimal("12.34"), currency="USD", carry_over=True)
+
+SEATS = AddOn(
+    key="seats",
+    name="Seats",
+    currency="USD",
+    charges=(Charge(key="fee", name="Seats", model=Flat(Decimal("3.10")), in_advance=True),),
+)
 
 customers = st.sampled_from(CUSTOMERS)
 subscriptions = st.sampled_from(SUBSCRIPTIONS)
@@ -63,7 +96,7 @@ class TenantsLife(RuleBasedStateMachine):
     @initialize(inclusive=st.booleans(), percent=st.sampled_from(["0", "7.7", "20"]))
     def register(self, inclusive: bool, percent: str) -> None:
         seller = replace(REGISTER, test_clock=START, taxes=taxed(percent, inclusive=inclusive))
-        self.life.given(seller, replace(BOOK, coupons=(TENTH_OFF, FIXED)))
+        self.life.given(seller, replace(BOOK, coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
         for customer, method in zip(CUSTOMERS[:2], METHODS[1:], strict=True):
             self.ask(CreateCustomer(customer_id=customer, payment_method=method))
 
@@ -110,6 +143,31 @@ class TenantsLife(RuleBasedStateMachine):
     @rule(subscription=subscriptions, at_period_end=st.booleans())
     def cancel(self, subscription: SubscriptionId, at_period_end: bool) -> None:
         self.ask(CancelSubscription(subscription_id=subscription, at_period_end=at_period_end))
+
+    @rule(subscription=subscriptions, plan=st.sampled_from(["pro", "metered", "gold"]), at_period_end=st.booleans())
+    def change_plan(self, subscription: SubscriptionId, plan: str, at_period_end: bool) -> None:
+        self.ask(ChangePlan(subscription_id=subscription, plan=plan, at_period_end=at_period_end))
+
+    @rule(subscription=subscriptions, fee=st.sampled_from(["10.00", "31.00"]), at_period_end=st.booleans())
+    def publish_and_migrate(self, subscription: SubscriptionId, fee: str, at_period_end: bool) -> None:
+        dearer = replace(PRO, charges=(replace(BASE_FEE, model=Flat(Decimal(fee))), *PRO.charges[1:]))
+        self.ask(replace(BOOK, plans=(dearer, METERED), coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
+        self.ask(MigrateSubscription(subscription_id=subscription, at_period_end=at_period_end))
+
+    @rule(subscription=subscriptions, quantity=st.integers(0, 3), at_period_end=st.booleans())
+    def add(self, subscription: SubscriptionId, quantity: int, at_period_end: bool) -> None:
+        if quantity:
+            added = AddAddOn(
+                subscription_id=subscription, add_on="seats", quantity=quantity, at_period_end=at_period_end
+            )
+            self.ask(added)
+        else:
+            self.ask(RemoveAddOn(subscription_id=subscription, add_on="seats", at_period_end=at_period_end))
+
+    @rule(customer=customers, percent=st.integers(0, 100))
+    def own_prices(self, customer: CustomerId, percent: int) -> None:
+        own = PriceOverride(plan="pro", discount_percent=Decimal(percent))
+        self.ask(SetPriceOverride(customer_id=customer, override=own))
 
     @rule(hours=st.sampled_from([1, 24, 24 * 7, 24 * 31, 24 * 70]))
     def advance(self, hours: int) -> None:
@@ -232,6 +290,16 @@ class TenantsLife(RuleBasedStateMachine):
                     one.amount.minor for one in each.event.discounts if one.coupon == "FIXED"
                 )
         assert max(given.values(), default=0) <= 1234
+
+    @invariant()
+    def a_run_can_be_rated_and_its_segments_tile_its_period(self) -> None:
+        run = getattr(self.life.envelopes[-1].event, "run", None) if self.life.envelopes else None
+        if run is None:
+            return
+        books = self.life.state.catalog.by_version
+        lines(run, books, run.late, dict.fromkeys(needs(run, books, run.late), NOTHING))
+        assert all(a.period.end == b.period.start for a, b in pairwise(run.segments))
+        assert all(a.pricing != b.pricing for a, b in pairwise(run.segments))
 
     @invariant()
     def periods_of_a_subscription_adjoin(self) -> None:

@@ -109,6 +109,14 @@ def added(**changes: Any) -> PublishPriceBook:
         (priced(charges=(EURO_FEE,)), "other_charges", "plans[0].prices[0].charges"),
         (priced(minimum_commitment=Decimal(-1)), "out_of_range", "plans[0].prices[0].minimum_commitment"),
         (priced(phases=(Phase(name="x", periods=1),)), "other_phases", "plans[0].prices[0].phases"),
+        (
+            replace(
+                BOOK,
+                plans=(replace(PRO, phases=(Phase(name="x", periods=1, charges=(BASE_FEE,)),), prices=(IN_EUROS,)),),
+            ),
+            "other_phases",
+            "plans[0].prices[0].phases",
+        ),
         (phased(periods=0), "out_of_range", "plans[0].phases[0].periods"),
         (phased(name=""), "missing", "plans[0].phases[0].name"),
         (phased(discount_percent=Decimal(300)), "out_of_range", "plans[0].phases[0].discount_percent"),
@@ -164,6 +172,24 @@ def test_an_add_on_that_is_removed_goes_with_the_period_or_at_once_with_a_credit
 def test_usage_of_an_add_on_is_rated_beside_the_plans() -> None:
     life = a_pro().given(AddAddOn(subscription_id=S1, add_on="audit"), until(FEBRUARY), close(FEBRUARY))
     assert amounts(rated(life, calls=100))["usage", "audit.log", "01-01..02-01"] == "1.00"
+
+
+def test_add_ons_from_the_start_are_on_the_first_invoice() -> None:
+    two = (AddOnQuantity(add_on="seats", quantity=2),)
+    assert a_pro(add_ons=two).last_invoice.total == Money(3720, "USD")
+
+
+@pytest.mark.parametrize(
+    ("add_ons", "code", "field"),
+    [
+        ((AddOnQuantity(add_on="gold"),), "unknown_add_on", "add_on"),
+        ((AddOnQuantity(add_on="seats", quantity=0),), "out_of_range", "add_ons[0].quantity"),
+        ((AddOnQuantity(add_on="seats"), AddOnQuantity(add_on="seats")), "duplicate", "add_ons[1].add_on"),
+    ],
+)
+def test_a_subscription_with_add_ons_that_could_not_be_billed_is_refused(add_ons: Any, code: str, field: str) -> None:
+    life = Life().given(REGISTER, MULTI, CREATE_C1)
+    life.when(replace(SUBSCRIBE, add_ons=add_ons)).then_rejected(code, field)
 
 
 def test_adding_the_same_again_and_removing_what_is_not_there_change_nothing() -> None:
@@ -319,6 +345,11 @@ def test_phases_start_anew_with_another_plan_but_not_with_another_version() -> N
     assert life.event.next.pricing.period_number == 2
     billed(life).given(ChangePlan(subscription_id=S1, plan="metered"), until(MARCH), close(MARCH))
     assert life.event.next.pricing.period_number == 1
+
+
+def test_a_percentage_off_in_a_phase_holds_in_every_currency() -> None:
+    book = replace(BOOK, plans=(replace(PRO, phases=(LAUNCH,), prices=(IN_EUROS,)),))
+    assert a_pro(book, currency="EUR").last_invoice.total == Money(1400, "EUR")
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "launch"), (2, "ramp"), (3, "ramp"), (4, None), (99, None)])

@@ -214,3 +214,70 @@ def test_an_hour_that_comes_twice_is_told_apart_by_its_offset() -> None:
     [subscription] = read(text.encode()).subscriptions
     assert subscription.starts_at is not None
     assert to_utc(subscription.starts_at, "America/New_York") == datetime(2013, 11, 3, 6, 30, tzinfo=UTC)
+
+
+RICH = """\
+effective_at: 2013-03-01 00:00
+tenant:
+  id: shop
+  name: Shop
+  currency: USD
+  zone: America/New_York
+plans:
+  - key: pro
+    name: Pro
+    currency: USD
+    charges:
+      - {key: base, name: Base fee, in_advance: true, model: {type: flat, amount: 20.00}}
+    prices:
+      - {currency: EUR, charges: [{key: base, name: Base fee, in_advance: true, model: {type: flat, amount: 18.00}}]}
+    phases:
+      - {name: launch, periods: 3, discount_percent: 50}
+add_ons:
+  - key: seats
+    name: Seats
+    currency: EUR
+    charges:
+      - {key: fee, name: Seats, in_advance: true, model: {type: flat, amount: 3.00}}
+customers:
+  - id: acme
+    overrides:
+      - {plan: pro, discount_percent: 10}
+subscriptions:
+  - {id: s1, customer: acme, plan: pro, currency: EUR, add_ons: [{add_on: seats, quantity: 2}]}
+"""
+
+
+def test_currencies_phases_add_ons_and_own_prices_are_read() -> None:
+    file = read(RICH.encode())
+    assert file.price_book is not None
+    (plan,) = file.price_book.plans
+    assert [each.currency for each in plan.prices] == ["EUR"]
+    assert plan.phases[0].periods == 3
+    assert file.price_book.add_ons[0].key == "seats"
+    assert file.customers[0].overrides[0].discount_percent == Decimal(10)
+    assert (file.subscriptions[0].currency, file.subscriptions[0].add_ons[0].quantity) == ("EUR", 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("2013-03-01", "2013-02-31", (1, "effective_at")),
+        ("{currency: EUR, charges", "{currency: USD, charges", (14, "plans[0].prices[0].currency")),
+        ("EUR, charges: [{key: base", "EUR, charges: [{key: bas", (14, "plans[0].prices[0].charges")),
+        ("periods: 3", "periods: 0", (16, "plans[0].phases[0].periods")),
+        ("discount_percent: 50", "discount_percent: 300", (16, "plans[0].phases[0].discount_percent")),
+        ("discount_percent: 50", "discount: 50", (16, "plans[0].phases[0].discount")),
+        ("amount: 3.00", "amount: -3.00", (22, "add_ons[0].charges[0].model.amount")),
+        ("{plan: pro, d", "{plan: gold, d", (26, "customers[0].overrides[0].plan")),
+        ("discount_percent: 10", "discount_percent: 101", (26, "customers[0].overrides[0].discount_percent")),
+        ("plan: pro, currency: EUR", "plan: pro, currency: JPY", (28, "subscriptions[0].currency")),
+        ("plan: pro, currency: EUR", "plan: pro, currency: USD", (28, "subscriptions[0].add_ons[0].add_on")),
+        ("add_on: seats", "add_on: seat", (28, "subscriptions[0].add_ons[0].add_on")),
+        ("quantity: 2", "quantity: 0", (28, "subscriptions[0].add_ons[0].quantity")),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_them_is_named_with_its_line_and_field(old: str, new: str, fault: tuple[int, str]) -> None:
+    assert RICH.count(old) == 1
+    found = faults(RICH.replace(old, new))
+    assert [(line, field) for line, field, _ in found] == [fault], found

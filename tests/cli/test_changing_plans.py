@@ -31,8 +31,14 @@ plans:
     currency: USD
     charges:
       - {{key: base, name: Base fee, in_advance: true, model: {{type: flat, amount: 50.00}}}}
+add_ons:
+  - key: seats
+    name: Seats
+    currency: USD
+    charges:
+      - {{key: fee, name: Seats, in_advance: true, model: {{type: flat, amount: 3.00}}}}
 customers:
-  - {{id: acme, name: Acme}}
+  - {{id: acme, name: Acme, overrides: [{{plan: team, discount_percent: 10}}]}}
 subscriptions:
   - {{id: s1, customer: acme, plan: pro, starts_at: 2013-01-15 00:00}}
   - {{id: s2, customer: acme, plan: pro, starts_at: 2013-01-15 00:00}}
@@ -75,6 +81,12 @@ def test_prices_are_planned_published_and_subscribers_moved(tallybook: Run, tmp_
     assert (code, said.splitlines()[0]) == (0, "would change s1 to plan team at the end of its period")
     code, said, _ = tallybook("subscriptions", "change", "s1", "--plan", "team", *tenant)
     assert (code, said) == (0, "s1: pro, price book 1; team, price book 2 from 2013-01-15 00:00\n")
+    code, said, _ = tallybook("subscriptions", "add", "s2", "seats", "--quantity", "3", *tenant)
+    assert (code, said) == (
+        0,
+        "s2: pro, price book 1; pro, price book 2 from 2013-01-15 00:00, 3 x seats from 2013-01-15 00:00\n",
+    )
+    assert tallybook("subscriptions", "remove", "s2", "seats", *tenant)[0] == 0
     code, said, _ = tallybook("subscriptions", "list", *tenant, "--json")
     assert [each["changes"][0]["plan"] for each in json.loads(said)] == ["team", "pro"]
 
