@@ -11,9 +11,11 @@ import pytest
 
 from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.invoice import InvoiceDiscount, InvoiceFinalized, InvoiceLine
-from billing.invoicing import BilledSpan, BillingRun, Cut, InvoiceReason, LineKind, RatedLine
+from billing.invoicing import BillingRun, Cut, InvoiceReason, LineKind, RatedLine
 from billing.money import Money
 from billing.period import Period
+from billing.pricing import Pricing
+from billing.segments import BilledSpan, Segment
 from billing.tax import TaxAmount, TaxRate
 from services.customer_profile import Profile
 from services.invoice_document import as_html, as_text
@@ -50,18 +52,16 @@ def finalized() -> InvoiceFinalized:
         line(LineKind.USAGE, "Departures", "1407", 1_586_650, 158_665, "1,000 x 12.00 + 407 x 9.50", FEBRUARY),
         line(LineKind.FEE, "Base fee", None, 50_000, 5_000, "500.00", MARCH),
     )
-    span = BilledSpan(period=FEBRUARY, whole=FEBRUARY)
+    pricing = Pricing(plan="airside", price_book_version=1, currency="USD")
     run = BillingRun(
         invoice_id=InvoiceId("inv_1"),
         subscription_id=SubscriptionId("s1"),
         customer_id=CustomerId("YV"),
         reason=InvoiceReason.PERIOD_END,
         currency="USD",
-        plan="airside",
-        price_book_version=1,
         rating_engine="1",
-        arrears=span,
-        advance=BilledSpan(period=MARCH, whole=MARCH),
+        segments=(Segment(span=BilledSpan(period=FEBRUARY, whole=FEBRUARY), pricing=pricing),),
+        advance=Segment(span=BilledSpan(period=MARCH, whole=MARCH), pricing=pricing),
         cut=Cut(until=FEBRUARY.end, positions=()),
         taxes=(TAX,),
     )
