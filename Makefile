@@ -28,12 +28,12 @@ $(READY): requirements.lock pyproject.toml sdk/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	awk '/^uv==/ {on=1} on {print; if (!/\\$$/) exit}' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e . -e sdk
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	$(BIN)/uv pip install --system-certs --python $(BIN)/python --quiet --no-deps --no-build-isolation -e . -e sdk
 	@touch $@
 
 lock: setup  ## choose the newest allowed versions again and pin them
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
+	$(BIN)/uv pip compile --system-certs --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-package tallybook-sdk --python-version 3.11 \
 		--group setup --extra dev pyproject.toml --output-file requirements.lock
 
