@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -88,6 +90,9 @@ def _repository(folder: Path) -> Any:
     # Imported here: it takes a fifth of a second, and only a first start needs it.
     from jgo.maven import MavenContext
 
+    # Its HTTP client brings certificates of its own; the machine's know a company's proxy too, where there is one.
+    if trusted := ssl.get_default_verify_paths().cafile:
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", trusted)
     return MavenContext(repo_cache=folder, timeout=60)
 
 
