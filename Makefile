@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check soak setup lock clean
+.PHONY: demo test check types fast soak setup lock clean
 
 demo: setup  ## set everything up, start the whole system, run the main job and prove its result
 	$(BIN)/tallybook demo
@@ -14,7 +14,12 @@ test: setup  ## every test, on real servers
 check: setup  ## what every commit passes: format, lint, types, unit and property tests; no servers, under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target types fast
+
+types: setup
 	$(BIN)/mypy
+
+fast: setup
 	$(BIN)/python -m pytest -q -m "not stack and not soak"
 
 soak: setup  ## the long versions: every failpoint, more seeds
