@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check types fast soak setup lock clean
+.PHONY: demo test check types fast soak generate setup lock clean
 
 demo: setup  ## set everything up, start the whole system, run the main job and prove its result
 	$(BIN)/tallybook demo
@@ -24,6 +24,10 @@ fast: setup
 
 soak: setup  ## the long versions: every failpoint, more seeds
 	$(BIN)/python -m pytest -m soak --timeout 3600
+
+generate: setup  ## what is derived from code: schemas, their golden bytes, docs/events.md, docs/openapi.json
+	$(BIN)/python -m schemas.release
+	$(BIN)/python -m services.api.app > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 setup: $(READY)  ## the virtual environment, exactly as locked
 

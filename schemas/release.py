@@ -1,9 +1,9 @@
-"""Write the Avro schemas that the dataclasses declare: `python -m schemas.release [--check | --unreleased]`.
+"""Write the Avro schemas that the dataclasses declare: `python -m schemas.release [--check | --publish]`.
 
-A message whose shape changed gets its next version, if the change is compatible with every version before it;
-released files are never touched. Golden bytes of each new version and `docs/events.md` are written with it.
-`--check` writes nothing and fails if something would be written. `--unreleased` regenerates version 1 of
-everything: only before the first release, when no log holds any of it.
+A message whose shape changed gets its next version, if the change is compatible with every version before it. Such a
+version is a draft, and is written anew with every change, until `--publish` lists it in `avro/released.txt`: from then
+on its file never changes. Golden bytes of each version and `docs/events.md` are written with it. `--check` writes
+nothing and fails if something would be written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from schemas.binary import fingerprint, framed_example
 from schemas.compatibility import Problem, problems
 from schemas.declaration import schema_of
 from schemas.reference import reference
-from schemas.released import FOLDER, Released, load, newest
+from schemas.released import FOLDER, Released, digest, load, newest, published
 from schemas.streams import Stream, declared
 
 Declarations = Iterable[tuple[Stream, type]]
@@ -41,6 +41,10 @@ class Tree:
         return self.root / "tests" / "golden" / "events"
 
     @property
+    def released(self) -> Path:
+        return self.schemas / "released.txt"
+
+    @property
     def reference(self) -> Path:
         return self.root / "docs" / "events.md"
 
@@ -54,16 +58,14 @@ class Plan:
     problems: tuple[Problem, ...]
 
 
-def plan(tree: Tree, declarations: Declarations, *, unreleased: bool = False) -> Plan:
+def plan(tree: Tree, declarations: Declarations) -> Plan:
     """What has to be written for files and dataclasses to agree.
 
     Raises:
         TypeError: a dataclass cannot be a message; the error names class and field.
-        ValueError: the files are not in order, or `unreleased` although a second version exists.
+        ValueError: the files are not in order, or a released one was changed.
     """
-    before = () if unreleased else load(tree.schemas)
-    if unreleased and any(each.version > 1 for each in load(tree.schemas)):
-        raise ValueError("a second version exists, so the first is released")
+    before = published(tree.schemas)
     latest = newest(before)
     after = list(before)
     for stream, cls in declarations:
@@ -72,14 +74,21 @@ def plan(tree: Tree, declarations: Declarations, *, unreleased: bool = False) ->
         if last is None or shape(last.schema) != shape(schema):
             after.append(Released(stream.name, cls.__name__, last.version + 1 if last else 1, schema))
     after.sort(key=lambda each: (each.stream, each.record, each.version))
-    writes = {tree.schemas / each.stream / each.file_name: _text(each.schema) for each in after if each not in before}
+    drafts = [each for each in after if each not in before]
+    writes = {tree.schemas / each.stream / each.file_name: _text(each.schema) for each in drafts}
     for each in after:
         golden = tree.golden / f"{each.record}.{each.version}.hex"
-        if unreleased or not golden.exists():
+        if each in drafts or not golden.exists():
             writes[golden] = _lines(framed_example(each.schema).hex())
     writes[tree.reference] = reference(tuple(newest(tuple(after)).values()))
     writes = {path: text for path, text in writes.items() if not path.exists() or path.read_text("utf-8") != text}
     return Plan(writes, _orphans(tree, after), tuple(problems(after, fingerprint)))
+
+
+def publish(tree: Tree) -> None:
+    """List every version as released: none of these files may change any more."""
+    listed = [f"{each.stream}/{each.file_name} {digest(tree.schemas, each)}\n" for each in load(tree.schemas)]
+    tree.released.write_text("".join(listed), encoding="utf-8")
 
 
 def shape(schema: Any) -> Any:
@@ -105,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m schemas.release", description=__doc__)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="write nothing; fail if something would be written")
-    group.add_argument("--unreleased", action="store_true", help="regenerate version 1 of everything")
+    group.add_argument("--publish", action="store_true", help="release the drafts: they never change again")
     options = parser.parse_args(arguments)
     tree = Tree()
-    what = plan(tree, declared(), unreleased=options.unreleased)
+    what = plan(tree, declared())
     for problem in what.problems:
         print(problem, file=sys.stderr)
     if what.problems:
@@ -120,11 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         return 1 if what.writes or what.deletes else 0
     carry_out(what)
+    if options.publish:
+        publish(tree)
     return 0
 
 
 def _orphans(tree: Tree, after: Sequence[Released]) -> tuple[Path, ...]:
-    """Files of messages that are declared no more: they exist only before the first release."""
+    """Files of drafts that nothing declares any more."""
     schemas = {tree.schemas / each.stream / each.file_name for each in after}
     goldens = {tree.golden / f"{each.record}.{each.version}.hex" for each in after}
     found = [*tree.schemas.glob("*/*.avsc"), *tree.golden.glob("*.hex")]

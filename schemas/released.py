@@ -1,4 +1,4 @@
-"""The released schemas: `avro/<stream>/<Record>.<n>.avsc`, files that never change once released."""
+"""The schemas: `avro/<stream>/<Record>.<n>.avsc`, files that never change once `avro/released.txt` lists them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,29 @@ def load(folder: Path = FOLDER) -> tuple[Released, ...]:
         if after.version != (before.version + 1 if before is not None and follows else 1):
             raise ValueError(f"{after.stream}/{after.file_name}: a version before it is missing")
     return tuple(found)
+
+
+def published(folder: Path = FOLDER) -> tuple[Released, ...]:
+    """Those that `released.txt` lists.
+
+    Raises:
+        ValueError: one of them is missing or was changed.
+    """
+    path = folder / "released.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    listed = dict(line.split(" ") for line in lines)
+    found = {f"{each.stream}/{each.file_name}": each for each in load(folder)}
+    for name, known in listed.items():
+        if name not in found:
+            raise ValueError(f"{name} is released, and missing")
+        if digest(folder, found[name]) != known:
+            raise ValueError(f"{name} is released, and was changed; a change is the next version")
+    return tuple(each for name, each in found.items() if name in listed)
+
+
+def digest(folder: Path, released: Released) -> str:
+    """SHA-256 of a schema's file."""
+    return sha256((folder / released.stream / released.file_name).read_bytes()).hexdigest()
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.binary import fingerprint, framed_example, parsed, read
-from schemas.release import Tree, carry_out, plan
+from schemas.release import Tree, carry_out, plan, publish
 from schemas.released import load
 from schemas.streams import Stream, declared
 
@@ -55,10 +55,12 @@ def generation(number: int) -> type:
     return cls
 
 
-def release(tree: Tree, number: int, *, unreleased: bool = False) -> tuple[str, ...]:
-    what = plan(tree, [(STREAM, generation(number))], unreleased=unreleased)
+def release(tree: Tree, number: int, *, draft: bool = False) -> tuple[str, ...]:
+    what = plan(tree, [(STREAM, generation(number))])
     if not what.problems:
         carry_out(what)
+        if not draft:
+            publish(tree)
     return tuple(each.code for each in what.problems)
 
 
@@ -101,22 +103,33 @@ def test_an_incompatible_change_is_refused_and_writes_nothing(tmp_path: Path) ->
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_before_the_first_release_version_one_may_be_made_anew(tmp_path: Path) -> None:
+def test_a_draft_is_made_anew_until_it_is_released(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     release(tree, 1)
-    assert release(tree, 3, unreleased=True) == ()
+    release(tree, 2, draft=True)
+    assert [each.version for each in load(tree.schemas)] == [1, 2]
+    release(tree, 1, draft=True)
+    assert [each.version for each in load(tree.schemas)] == [1]
+    assert sorted(path.name for path in tree.golden.iterdir()) == ["Paid.1.hex"]
+
+
+def test_a_first_draft_may_become_anything(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    release(tree, 1, draft=True)
+    assert release(tree, 3) == ()
     schema = json.loads((tree.schemas / "events" / "Paid.1.avsc").read_text())
     assert [each["name"] for each in schema["fields"]] == ["invoice"]
     golden = bytes.fromhex((tree.golden / "Paid.1.hex").read_text())
     assert golden[2:10] == fingerprint(schema)
 
 
-def test_after_it_nothing_may(tmp_path: Path) -> None:
+def test_a_released_file_that_was_changed_is_noticed(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     release(tree, 1)
-    release(tree, 2)
-    with pytest.raises(ValueError, match="a second version exists"):
-        plan(tree, [(STREAM, generation(2))], unreleased=True)
+    path = tree.schemas / "events" / "Paid.1.avsc"
+    path.write_text(path.read_text().replace("was paid", "was not paid"))
+    with pytest.raises(ValueError, match=r"events/Paid.1.avsc is released, and was changed"):
+        plan(tree, [(STREAM, generation(1))])
 
 
 def test_a_missing_version_is_noticed(tmp_path: Path) -> None:
