@@ -22,7 +22,8 @@ from infra.kafka import KafkaConfig, Position, Producer, headers, partition_for
 from infra.settings import Settings
 from projections import generation, usage
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
-from services.usage_intake import WHOLE_RECORD, Claim, Fates, Judged, Measuring, Placed, Refusal, judge
+from services.usage_intake import WHOLE_RECORD, Claim, Fates, Judged, Placed, Refusal, judge
+from services.usage_measuring import Measuring
 
 log = telemetry.logger("services.usage_aggregator")
 

@@ -8,47 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from billing.errors import Rejected
 from billing.ids import TenantId
 from billing.metering import (
     ID_LENGTH_MAX,
-    TEXT_LENGTH_MAX,
-    Aggregation,
-    Meter,
     RejectedUsage,
     UsageBatch,
     UsageControl,
-    UsageEvent,
-    check_event,
-    number,
-    readings,
 )
 from infra.kafka import Record
-from projections.usage import Identity, Series
+from projections.usage import Identity
 from schemas.codec import UsageRecords, decode_usage_records, encode_usage
 from schemas.errors import DecodeError
+from services.usage_measuring import EPOCH, Contribution, Measuring, RawEvent, event_of, is_name
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
-SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
 _MICROSECOND = timedelta(microseconds=1)
-_DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
 
-RawEvent = dict[str, Any]
 Placed = Callable[[str, int], bool]
 """Whether a tenant's usage belongs into a partition."""
-
-
-class Contribution(NamedTuple):
-    """What an event contributes to one meter: a number as decimal text, or a thing counted once."""
-
-    series: Series
-    number: str | None
-    text: str | None
 
 
 class Claim(NamedTuple):
@@ -78,87 +60,6 @@ class Refusal(NamedTuple):
     usage: RejectedUsage
     events: int
     appended_at: datetime
-
-
-class Measuring:
-    """A tenant's meters and bounds as one control record set them."""
-
-    def __init__(self, control: UsageControl, offset: int, value: bytes) -> None:
-        self.control = control
-        self.offset = offset
-        self.value = value
-        self._oldest_us = control.bounds.oldest_days * _DAY_US
-        self._ahead_us = control.bounds.ahead_minutes * _MINUTE_US
-        self._by_type: dict[str, tuple[_Compiled, ...]] = {}
-        for meter in control.meters:
-            self._by_type[meter.event_type] = (*self._by_type.get(meter.event_type, ()), _Compiled(meter))
-
-    def contributions(self, raw: RawEvent, appended_us: int) -> list[Contribution]:
-        """What an event contributes. The quick way for events in order; all others take the way of `billing.metering`.
-
-        Raises:
-            Rejected: the event is refused.
-        """
-        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // _MICROSECOND
-        properties: dict[str, str] = raw["properties"]
-        compiled = self._by_type.get(raw["type"])
-        if (
-            compiled is None
-            or not present_us - self._oldest_us <= raw["time"] <= present_us + self._ahead_us
-            or not (is_name(raw["id"]) and is_name(raw["source"]) and is_name(raw["customer"]))
-            or not all(len(each) <= TEXT_LENGTH_MAX and "\0" not in each for each in properties.values())
-        ):
-            return self._slowly(raw, present_us)
-        tenant, customer = self.control.tenant, raw["customer"]
-        return [made for each in compiled if (made := each.read(tenant, customer, properties)) is not None]
-
-    def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
-        event = _event(raw)
-        check_event(event, self.control.bounds, EPOCH + timedelta(microseconds=present_us))
-        names = {meter.key: meter.dimensions for meter in self.control.meters}
-        return [
-            Contribution(
-                Series(self.control.tenant, event.customer, each.meter, names[each.meter], each.dimensions),
-                None if each.number is None else format(each.number, "f"),
-                each.text,
-            )
-            for each in readings(event, self.control.meters)
-            if each.number is not None or each.text is not None
-        ]
-
-
-class _Compiled:
-    """A meter, ready to read raw events quickly; gives what `billing.metering.read` gives."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._key = meter.key
-        self._names = meter.dimensions
-        self._value = meter.value or ""
-        self._field = f"properties.{meter.value}"
-        self._is_count = meter.aggregation is Aggregation.COUNT
-        self._is_unique = meter.aggregation is Aggregation.UNIQUE
-        self._filters = [(each.property, frozenset(each.values)) for each in meter.filters]
-        self._series: dict[tuple[str, ...], Series] = {}
-
-    def read(self, tenant: str, customer: str, properties: dict[str, str]) -> Contribution | None:
-        for name, allowed in self._filters:
-            if properties.get(name) not in allowed:
-                return None
-        key = (customer, *[properties.get(each, "") for each in self._names]) if self._names else (customer,)
-        series = self._series.get(key)
-        if series is None:
-            if len(self._series) > SERIES_KNOWN_MAX:
-                self._series.clear()
-            series = self._series[key] = Series(tenant, customer, self._key, self._names, key[1:])
-        if self._is_count:
-            return Contribution(series, "1", None)
-        value = properties.get(self._value)
-        if self._is_unique:
-            return Contribution(series, None, value) if value else None
-        if value is None:
-            raise Rejected("missing_value", f"meter {self._key!r} needs it as a number", field=self._field)
-        number(value, self._field)  # for its refusals
-        return Contribution(series, value, None)
 
 
 @dataclass(slots=True)
@@ -335,24 +236,11 @@ def _refused_event(tenant: str, record: Record, index: int, raw: RawEvent, refus
 
 def _alone(tenant: str, raw: RawEvent, record: Record) -> bytes:
     try:
-        return encode_usage(UsageBatch(tenant=TenantId(tenant), events=(_event(raw),)))
+        return encode_usage(UsageBatch(tenant=TenantId(tenant), events=(event_of(raw),)))
     except Rejected:  # its time is none that a calendar knows: keep the record it came in
         return record.value or b""
-
-
-def _event(raw: RawEvent) -> UsageEvent:
-    try:
-        time = EPOCH + timedelta(microseconds=raw["time"])
-    except OverflowError as e:
-        code = "too_late" if raw["time"] < 0 else "in_future"
-        raise Rejected(code, "the time lies outside of the years 1 to 9999", field="time") from e
-    return UsageEvent(**{**raw, "time": time})
 
 
 def told_tenant(text: str) -> str:
     """The tenant that a record tells, under which it is counted; empty where that is no tenant's name."""
     return text if is_name(text) else ""
-
-
-def is_name(text: str) -> bool:
-    return 0 < len(text) <= ID_LENGTH_MAX and text.isprintable()

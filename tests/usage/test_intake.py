@@ -14,7 +14,8 @@ from billing.errors import Rejected
 from billing.metering import Aggregation, Filter, Meter, UsageEvent, check_event, readings
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
-from services.usage_intake import EPOCH, Judged, Measuring, content_of, identity_of, judge
+from services.usage_intake import Judged, content_of, identity_of, judge
+from services.usage_measuring import EPOCH, Measuring
 from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
 
 
