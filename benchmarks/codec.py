@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -59,6 +60,12 @@ def batch() -> UsageBatch:
     )
 
 
+def written_in_json(batch: UsageBatch) -> bytes:
+    """The same batch as a producer without Avro writes it."""
+    events = [{**asdict(each), "time": each.time.isoformat()} for each in batch.events]
+    return json.dumps({"tenant": batch.tenant, "events": events}).encode()
+
+
 def best_s(run: Callable[[], object], rounds: int = 7) -> float:
     """Seconds of processor time of the fastest of `rounds` runs: the one that was disturbed least."""
     seconds = []
@@ -75,12 +82,14 @@ def main() -> None:
     written = [codec.encode_event(each) for each in small]
     many = batch()
     packed = codec.encode_usage(many)
+    as_json = written_in_json(many)
     rows = [
         ("encode a small event", len(small), lambda: [codec.encode_event(each) for each in small]),
         ("decode a small event", len(small), lambda: [codec.decode_event(each) for each in written]),
         ("encode usage", 20 * BATCH, lambda: [codec.encode_usage(many) for _ in range(20)]),
         ("decode usage to dataclasses", 20 * BATCH, lambda: [codec.decode_usage(packed) for _ in range(20)]),
         ("decode usage to records", 20 * BATCH, lambda: [codec.decode_usage_records(packed) for _ in range(20)]),
+        ("decode usage in JSON", 20 * BATCH, lambda: [codec.decode_usage_records(as_json) for _ in range(20)]),
     ]
     for name, count, run in rows:
         print(f"{name:30}{count / best_s(run):>12,.0f} events/s")

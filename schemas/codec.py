@@ -13,6 +13,7 @@ from typing import Any
 
 from billing.envelope import CommandEnvelope, CommandMeta, CommandResult, EventEnvelope, EventMeta
 from billing.metering import RejectedUsage, UsageBatch, UsageControl
+from schemas import usage_json
 from schemas.binary import fingerprint, parsed, read, write
 from schemas.errors import DecodeError, EncodeError, InvalidValue
 from schemas.framing import CONFLUENT, SINGLE_OBJECT, SINGLE_OBJECT_BYTES, Registry, header_bytes
@@ -118,7 +119,7 @@ class Codec:
         return self._encode(message)
 
     def decode_usage(self, value: bytes | None) -> UsageBatch | UsageControl:
-        """Raises `DecodeError`."""
+        """Also a batch that is written as JSON (`schemas.usage_json`). Raises `DecodeError`."""
         return self._decode(value, "usage")  # type: ignore[no-any-return]
 
     def decode_usage_records(self, value: bytes | None) -> UsageRecords | UsageControl:
@@ -179,6 +180,9 @@ class Codec:
 
     def _raw(self, value: bytes | None, stream: str) -> tuple[_Message, dict[str, Any]]:
         """The raw record in `value`, upgraded to the newest schema, and its message."""
+        if stream == "usage" and value is not None and value[:1] == usage_json.FIRST_BYTE:
+            batch = self._messages[UsageBatch]
+            return batch, usage_json.read(value, batch.released.schema)
         header = header_bytes(value)
         assert value is not None
         mark = self._fingerprint(value, header)

@@ -12,7 +12,8 @@ Reason = Literal[
     "truncated",  # ends in the middle of a field
     "trailing_bytes",  # goes on after the last field
     "corrupt_avro",  # no writer of Avro produces these bytes
-    "invalid_value",  # Avro in order, but a value that the message cannot hold
+    "corrupt_json",  # begins as JSON does, and is none
+    "invalid_value",  # Avro or JSON in order, but a value that the message cannot hold
 ]
 
 

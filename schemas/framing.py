@@ -2,7 +2,7 @@
 
 Single-object encoding (C3 01, then the schema's 8-byte CRC-64-AVRO fingerprint) needs no server and is
 the default. Confluent framing (00, then the schema's 4-byte id) is written when a registry is configured.
-The first byte tells them apart, so a log may hold both.
+The first byte tells them apart, so a log may hold both. Usage may also come as JSON, which begins with neither.
 """
 
 from __future__ import annotations

@@ -79,6 +79,17 @@ def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEve
     assert original == batch(bad), "the original can be sent again as it is"
 
 
+def test_the_same_event_in_json_and_in_avro_counts_once() -> None:
+    log = opened()
+    written = '{"tenant":"acme","id":"1","source":"test","type":"api","customer":"c1","time":"2026-03-10T12:00:00Z"'
+    log.append(f'{written},"properties":{{"bytes":1}}}}'.encode(), headers={"tenant": TENANT.encode()})
+    log.append(batch(event("1"), event("2")))
+    made = judged(log)
+    assert [each.event.identity for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
+    (fates,) = made.fates.values()
+    assert (fates.received, fates.counted, fates.duplicate) == (3, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -90,6 +101,9 @@ def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEve
         (encode_usage(batch(event("1")))[:-3], "truncated"),
         (encode_usage(batch(event("1"))) + b"x", "trailing_bytes"),
         (encode_usage(batch()), "empty_batch"),
+        (b'{"tenant":"acme","events":[]}', "empty_batch"),
+        (b'{"tenant":"acme"', "corrupt_json"),
+        (b'{"tenant":"acme","events":[{"id":7}]}', "invalid_value"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_refused_with_its_bytes(value: bytes | None, reason: str) -> None:
