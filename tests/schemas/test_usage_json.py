@@ -83,7 +83,11 @@ def test_a_time_may_be_in_microseconds_and_properties_may_be_left_out() -> None:
         (record({**EVENT, "properties": {"a": None}}), "invalid_value", "events[0].properties.a: allowed are text and"),
         (record({**EVENT, "properties": {"a": "\ud800"}}), "invalid_value", "events[0].properties.a: not Unicode"),
         (record({**EVENT, "id": "\udfff"}), "invalid_value", "events[0].id: not Unicode text"),
-        (record({**EVENT, "time": "2026-03-10T12:00:00"}), "invalid_value", "events[0].time: 2026-03-10T12:00:00 is no"),
+        (
+            record({**EVENT, "time": "2026-03-10T12:00:00"}),
+            "invalid_value",
+            "events[0].time: 2026-03-10T12:00:00 is no",
+        ),
         (record({**EVENT, "time": "2026-03-10T12:00:00.1234567Z"}), "invalid_value", "events[0].time: "),
         (record({**EVENT, "time": "2026-02-30T12:00:00Z"}), "invalid_value", "events[0].time: "),
         (record({**EVENT, "time": 1.5}), "invalid_value", "events[0].time: a whole number"),
