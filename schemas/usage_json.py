@@ -1,8 +1,8 @@
 """Usage written as JSON, for producers without Avro: the fields of `UsageBatch` by their Avro names.
 
-A record is `{"tenant": ..., "events": [{...}, ...]}`, or one event with its tenant beside its fields. Times are ISO 8601
-text with an offset, or microseconds since 1970 as in Avro. Numbers count as they are written: no binary fraction is ever
-made of them. A record is taken whole or refused whole.
+A record is `{"tenant": ..., "events": [{...}, ...]}`, or one event with its tenant beside its fields. Times are ISO
+8601 text with an offset, or microseconds since 1970 as in Avro. Numbers count as they are written: no binary fraction
+is ever made of them. A record is taken whole or refused whole.
 """
 
 from __future__ import annotations
