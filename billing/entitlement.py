@@ -18,6 +18,13 @@ class EntitlementKind(StrEnum):
     METERED = "metered"
 
 
+class WhenUnknown(StrEnum):
+    """What is answered while nobody can tell."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
 class LimitKind(StrEnum):
     """What happens at the limit."""
 
@@ -39,6 +46,8 @@ class Entitlement:
     """Quantity granted per billing period; null for a boolean feature."""
     limit_kind: LimitKind = LimitKind.HARD
     """Whether the limit stops usage or only reports it."""
+    when_unknown: WhenUnknown = WhenUnknown.CLOSED
+    """While neither cache nor database answers: refuse, or allow whom the feature was granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +56,18 @@ class Access:
 
     allowed: bool
     reason: str
-    """`granted`, `within_limit`, `limit_exceeded` or `not_granted`."""
+    """`granted`, `within_limit`, `limit_exceeded`, `not_granted` or `unknown`."""
     used: Decimal | None = None
     limit: Decimal | None = None
     remaining: Decimal | None = None
 
 
 NOT_GRANTED = Access(False, "not_granted")
+
+
+def unverified(policy: WhenUnknown | None) -> Access:
+    """The answer while nobody can tell; without a `policy` no grant is known, and nothing is allowed."""
+    return Access(policy is WhenUnknown.OPEN, "unknown")
 
 
 def access(entitlement: Entitlement, used: Decimal) -> Access:

@@ -79,13 +79,13 @@ def worker_pool(settings: Settings, *, size: int = 2) -> Pool:
     return _pool(worker_url(settings), settings.statement_timeout, size, pooler=settings.postgres_pooler)
 
 
-def api_pool(settings: Settings, *, size: int = 8) -> Pool:
-    """Connections of the API's role.
+def api_pool(settings: Settings, *, size: int = 8, patience: timedelta = timedelta(seconds=30)) -> Pool:
+    """Connections of the API's role. `patience`: how long to wait for one.
 
     Raises:
         Misconfigured: the role is stronger than one tenant at a time (`check_api_role`).
     """
-    pool = _pool(api_url(settings), settings.api_statement_timeout, size, pooler=settings.postgres_pooler)
+    pool = _pool(api_url(settings), settings.api_statement_timeout, size, patience, pooler=settings.postgres_pooler)
     try:
         with transaction(pool) as tx:
             check_api_role(tx)
@@ -220,7 +220,9 @@ def drop_database(owner: str, name: str) -> None:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _pool(url: str, timeout: timedelta, size: int, *, pooler: bool) -> Pool:
+def _pool(
+    url: str, timeout: timedelta, size: int, patience: timedelta = timedelta(seconds=30), *, pooler: bool
+) -> Pool:
     arguments = _arguments(timeout)
     if pooler:
         arguments["prepare_threshold"] = None
@@ -230,7 +232,7 @@ def _pool(url: str, timeout: timedelta, size: int, *, pooler: bool) -> Pool:
         kwargs=arguments,
         min_size=0,
         max_size=size,
-        timeout=30,
+        timeout=patience.total_seconds(),
         reset=_forget,
         check=ConnectionPool.check_connection,
         open=True,

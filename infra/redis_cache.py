@@ -7,10 +7,11 @@ nobody, reads Postgres.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from infra.settings import Settings
 _EPOCH = "tb:epoch"
 _MARKS = "tb:entitlements:marks"
 _USAGE_MARK = "tb:entitlements:usage-mark"
+_AS_OF = "tb:entitlements:as-of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,24 @@ class Entry:
     """Of the usage that counts toward them, at the same grants."""
     body: str
     """JSON."""
+    as_of: datetime
+    """When Postgres said so."""
+
+    @property
+    def shown(self) -> str:
+        """The version as readers see it."""
+        return f"{self.version}-{self.usage_version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What Redis holds about one feature of one customer."""
+
+    body: str
+    version: str
+    """`GRANTS-USAGE`: of two, the greater pair of numbers is the newer."""
+    as_of: datetime
+    """It held at that moment: when it was written, or when the publisher last found nothing newer."""
 
 
 class RedisCache:
@@ -59,24 +79,35 @@ class RedisCache:
         self._begin = self._redis.register_script(_BEGIN)
         self._mark = self._redis.register_script(_MARK)
 
-    def entitlement(self, tenant: str, customer: str, feature: str) -> str | None:
-        """The body of what was published; None if nothing was.
+    def entitlement(self, tenant: str, customer: str, feature: str) -> Found | None:
+        """What was published; None if nothing was.
 
         Raises:
             Transient: Redis is away or slow.
         """
-        return cast(
-            "str | None", self._try(lambda: self._redis.hget(entitlement_key(tenant, customer, feature), "body"))
-        )
+        key = entitlement_key(tenant, customer, feature)
+
+        def ask() -> list[Any]:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(key, "body", "version", "usage_version", "as_of")
+                pipeline.get(_AS_OF)
+                return pipeline.execute()
+
+        (body, version, usage, written_at), checked_at = self._try(ask)
+        if body is None:
+            return None
+        return Found(body, f"{version}-{usage}", _instant(max(int(written_at or 0), int(checked_at or 0))))
 
     def publish(self, entries: Iterable[Entry]) -> int:
-        """Write what is newer than what is there; returns how many were. Raises `Transient`."""
+        """Write what is newer than what is there, and tell who listens; returns how many were. Raises `Transient`."""
 
         def write() -> list[int]:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for each in entries:
                     key = entitlement_key(each.tenant, each.customer, each.feature)
-                    self._put(keys=[key], args=[each.version, each.usage_version, each.body], client=pipeline)
+                    told = json.dumps({"customer": each.customer, "feature": each.feature, "version": each.shown})
+                    values: list[Any] = [each.version, each.usage_version, each.body, _micros(each.as_of)]
+                    self._put(keys=[key], args=[*values, channel(each.tenant), told], client=pipeline)
                 return cast("list[int]", pipeline.execute())
 
         return sum(cast("list[int]", self._try(write)))
@@ -86,7 +117,7 @@ class RedisCache:
 
         def ask() -> str:
             run: str = self._redis.info("server")["run_id"]
-            return f"{run} {self._begin(keys=[_EPOCH, _MARKS, _USAGE_MARK], args=[secrets.token_hex(8)])}"
+            return f"{run} {self._begin(keys=[_EPOCH, _MARKS, _USAGE_MARK, _AS_OF], args=[secrets.token_hex(8)])}"
 
         return cast("str", self._try(ask))
 
@@ -99,11 +130,18 @@ class RedisCache:
         usage = cast("str | None", self._try(lambda: self._redis.get(_USAGE_MARK)))
         return {tenant: int(mark) for tenant, mark in of_tenants.items()}, int(usage or 0)
 
-    def mark(self, epoch: str, tenants: Mapping[str, int], usage: int) -> None:
-        """Remember that these marks are reached; not if Redis was emptied since `epoch`. Raises `Transient`."""
+    def mark(self, epoch: str, tenants: Mapping[str, int], usage: int, as_of: datetime) -> None:
+        """Remember that these marks are reached, and that everything here held at `as_of`.
+
+        Not if Redis was emptied or started again since `epoch`: it may have come back with older values.
+
+        Raises:
+            Transient: Redis is away or slow.
+        """
         pairs = [text for tenant, mark in tenants.items() for text in (tenant, str(mark))]
-        began = epoch.split()[-1]
-        self._try(lambda: self._mark(keys=[_EPOCH, _MARKS, _USAGE_MARK], args=[began, usage, *pairs]))
+        run, began = epoch.split()
+        values: list[Any] = [run, began, usage, _micros(as_of), *pairs]
+        self._try(lambda: self._mark(keys=[_EPOCH, _MARKS, _USAGE_MARK, _AS_OF], args=values))
 
     def close(self) -> None:
         """Close its connections."""
@@ -127,16 +165,35 @@ def entitlement_key(tenant: str, customer: str, feature: str) -> str:
     return f"tb:{tenant}:entitlement:{customer}:{feature}"
 
 
+def channel(tenant: str) -> str:
+    """Where every change of a tenant's entitlements is told: JSON with `customer`, `feature` and `version`."""
+    return f"tallybook:entitlements:{tenant}"
+
+
+def _micros(instant: datetime) -> int:
+    return (instant - _EPOCH_OF_TIME) // _MICROSECOND
+
+
+def _instant(micros: int) -> datetime:
+    return _EPOCH_OF_TIME + micros * _MICROSECOND
+
+
+_EPOCH_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
 # Grants first: usage versions compare only while the grants are the same.
 _PUT = """
-local have = redis.call('HMGET', KEYS[1], 'version', 'usage_version')
+local have = redis.call('HMGET', KEYS[1], 'version', 'usage_version', 'body')
 if have[1] then
     local version, usage = tonumber(have[1]), tonumber(have[2])
     if version > tonumber(ARGV[1]) or (version == tonumber(ARGV[1]) and usage > tonumber(ARGV[2])) then
         return 0
     end
 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'usage_version', ARGV[2], 'body', ARGV[3])
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'usage_version', ARGV[2], 'body', ARGV[3], 'as_of', ARGV[4])
+if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[3] ~= ARGV[3] then
+    redis.call('PUBLISH', ARGV[5], ARGV[6])
+end
 return 1
 """
 
@@ -144,7 +201,7 @@ return 1
 _BEGIN = """
 local epoch = redis.call('GET', KEYS[1])
 if not epoch then
-    redis.call('DEL', KEYS[2], KEYS[3])
+    redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
     redis.call('SET', KEYS[1], ARGV[1])
     epoch = ARGV[1]
 end
@@ -152,11 +209,13 @@ return epoch
 """
 
 _MARK = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+if run ~= ARGV[1] or redis.call('GET', KEYS[1]) ~= ARGV[2] then
     return 0
 end
-redis.call('SET', KEYS[3], ARGV[2])
-for i = 3, #ARGV, 2 do
+redis.call('SET', KEYS[3], ARGV[3])
+redis.call('SET', KEYS[4], ARGV[4])
+for i = 5, #ARGV, 2 do
     redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 return 1

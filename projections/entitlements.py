@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from billing.entitlement import Entitlement, EntitlementKind, LimitKind
+from billing.entitlement import Entitlement, EntitlementKind, LimitKind, WhenUnknown
 from billing.envelope import EventEnvelope
 from billing.period import Period
 from billing.plan_change import AddOnAdded, AddOnRemoved, SubscriptionMigrated, SubscriptionPlanChanged
@@ -81,7 +81,7 @@ def _features(pricing: Pricing) -> tuple[object, ...]:
 
 
 def _terms(granted: Entitlement) -> tuple[object, ...]:
-    return granted.kind, granted.meter, granted.limit, granted.limit_kind
+    return granted.kind, granted.meter, granted.limit, granted.limit_kind, granted.when_unknown
 
 
 _TERMS = """
@@ -92,13 +92,14 @@ SELECT customer_id, price_book_version, plan, currency, add_ons, period_start, p
 
 _GRANT = """
 INSERT INTO entitlements (tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind,
-                          book_version, period_start, period_end, version)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                          when_unknown, book_version, period_start, period_end, version)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (tenant_id, customer_id, feature, subscription_id) DO UPDATE
    SET kind = EXCLUDED.kind,
        meter = EXCLUDED.meter,
        limit_quantity = EXCLUDED.limit_quantity,
        limit_kind = EXCLUDED.limit_kind,
+       when_unknown = EXCLUDED.when_unknown,
        book_version = EXCLUDED.book_version,
        period_start = EXCLUDED.period_start,
        period_end = EXCLUDED.period_end,
@@ -125,8 +126,8 @@ UPDATE entitlements
 """
 
 _COLUMNS = """
-SELECT tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind, book_version,
-       period_start, period_end, revoked_at, version
+SELECT tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quantity, limit_kind,
+       when_unknown, book_version, period_start, period_end, revoked_at, version
   FROM entitlements
 """
 
@@ -141,7 +142,8 @@ def of(tx: Tx, tenant: str, customer: str, feature: str) -> list[Grant]:
 
 
 def _grant(row: Sequence[object]) -> Grant:
-    tenant, customer, feature, subscription, kind, meter, limit, limit_kind, book, start, end, revoked, version = row
+    tenant, customer, feature, subscription, kind, meter, limit, limit_kind, policy, *rest = row
+    book, start, end, revoked, version = rest
     assert isinstance(start, datetime)
     assert isinstance(end, datetime)
     assert isinstance(limit, Decimal | None)
@@ -156,6 +158,7 @@ def _grant(row: Sequence[object]) -> Grant:
             meter=None if meter is None else str(meter),
             limit=limit,
             limit_kind=LimitKind(str(limit_kind)),
+            when_unknown=WhenUnknown(str(policy)),
         ),
         book_version=int(str(book)),
         period=Period(start, end),

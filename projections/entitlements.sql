@@ -9,6 +9,7 @@ CREATE TABLE entitlements (
     meter            text,
     limit_quantity   numeric,                -- per billing period
     limit_kind       text         NOT NULL CHECK (limit_kind IN ('hard', 'soft')),
+    when_unknown     text         NOT NULL CHECK (when_unknown IN ('closed', 'open')),
     book_version     integer      NOT NULL,  -- price book that defines the meter
     period_start     timestamptz  NOT NULL,  -- of the current period, whose usage counts
     period_end       timestamptz  NOT NULL,

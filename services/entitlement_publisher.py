@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from infra import postgres, telemetry
 from infra.errors import Conflict, Transient
@@ -24,6 +25,7 @@ log = telemetry.logger("services.entitlement_publisher")
 PUBLISHED = telemetry.counter("entitlements_published_total", "Entitlements written to Redis.")
 POLL_S = 0.1
 TROUBLE_S = 1.0
+CONFIRM = timedelta(seconds=1)
 AT_ONCE = 500
 """Values in one round trip to Redis."""
 
@@ -40,6 +42,8 @@ class _Told:
     usage: int
     seen: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Positions of both sets at the last look: while they stand, nothing changes."""
+    as_of: datetime | None = None
+    """The moment it was told of last."""
 
 
 class Publisher:
@@ -65,19 +69,27 @@ class Publisher:
         with postgres.transaction(self._pool) as tx:
             tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             generation.enter_all(tx)
-            seen = _positions(tx)
+            seen, as_of = _positions(tx), _snapshot_at(tx)
             if seen == told.seen:
+                self._confirm(told, as_of)
                 return 0
             moved = _moved(tx, told.tenants)
             changed, usage = usage_read.changed(tx, told.usage)
             keys = {*_of_grants(tx, told.tenants, moved), *_of_usage(tx, changed)}
             written = self._publish(tx, sorted(keys))
         failpoint("entitlements.after_publish")
-        self._cache.mark(told.epoch, moved, usage)
+        self._cache.mark(told.epoch, moved, usage, as_of)
+        told.as_of = as_of
         told.tenants.update(moved)
         told.usage, told.seen = usage, seen
         PUBLISHED.inc(written)
         return written
+
+    def _confirm(self, told: _Told, as_of: datetime) -> None:
+        """Say that nothing is newer than what was told, every second."""
+        if told.as_of is None or as_of - told.as_of >= CONFIRM:
+            self._cache.mark(told.epoch, {}, told.usage, as_of)
+            told.as_of = as_of
 
     def _publish(self, tx: postgres.Cursor, keys: Sequence[Key]) -> int:
         written = 0
@@ -96,6 +108,14 @@ def _positions(tx: postgres.Cursor) -> dict[tuple[str, str], int]:
         """
     ).fetchall()
     return {(projection, place): next_offset for projection, place, next_offset in rows}
+
+
+def _snapshot_at(tx: postgres.Cursor) -> datetime:
+    """A moment by which everything committed is in the snapshot of `tx`."""
+    row = tx.execute("SELECT now()").fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment
 
 
 def _moved(tx: postgres.Cursor, marks: Mapping[str, int]) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """May this customer use the feature, and how much of it is left? Redis first, Postgres where Redis does not know.
 
+    Redis, checked within 5 s --> `cache`        else Postgres --> `database`        else, Postgres away:
+    Redis, checked within 15 min --> `cache`, stale        else --> `policy`: open or closed, as the feature says
+
 Both answers come from the same sentence: the grants of the customer's subscriptions and what each has used of its
 current period (`standing`), judged by `billing.entitlement.access`. The publisher writes that sentence to Redis.
 """
@@ -7,13 +10,26 @@ current period (`standing`), judged by `billing.entitlement.access`. The publish
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
+from threading import Lock
 
-from billing.entitlement import NOT_GRANTED, Access, Entitlement, EntitlementKind, LimitKind, access
+from billing.entitlement import (
+    NOT_GRANTED,
+    Access,
+    Entitlement,
+    EntitlementKind,
+    LimitKind,
+    WhenUnknown,
+    access,
+    unverified,
+)
 from billing.ids import CustomerId, TenantId
 from infra import postgres, telemetry
+from infra.clock import Clock, SystemClock
 from infra.errors import Transient
 from infra.redis_cache import Entry, RedisCache
 from projections import entitlements, generation, price_books, usage_read
@@ -21,7 +37,16 @@ from projections.entitlements import Grant
 
 log = telemetry.logger("services.entitlements")
 
-CACHE, DATABASE = "cache", "database"
+ANSWERS = telemetry.counter("entitlement_answers_total", "Entitlement checks answered, by where from.", "source")
+
+CACHE, DATABASE, POLICY = "cache", "database", "policy"
+FRESH = timedelta(seconds=5)
+"""What Redis says counts as present if it was held against Postgres that lately."""
+TRUSTED = timedelta(minutes=15)
+"""And as long as this while Postgres does not answer: meanwhile nothing can be counted or granted anyway."""
+REMEMBERED_MAX = 100_000
+_SPARED_S = 1.0
+"""How long somebody who did not answer is not asked again: a check never waits for the same outage twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +57,104 @@ class Standing:
     used: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, and what it rests on."""
+
+    access: Access
+    source: str
+    """`cache`, `database`, or `policy`: nobody could be asked, so the feature's own rule decided."""
+    stale: bool
+    """Nobody could be asked whether it still holds."""
+    as_of: datetime | None
+    """Everything counted and granted by then is in it; None: nothing is known."""
+    version: str
+    """Grows with each change of what it rests on; empty if nothing is known."""
+    when_unknown: WhenUnknown
+    """What a client that reaches nobody is to answer."""
+
+
 class Entitlements:
     """Answers for one tenant at a time; safe to use from several threads."""
 
-    def __init__(self, cache: RedisCache, pool: postgres.Pool) -> None:
+    def __init__(self, cache: RedisCache, pool: postgres.Pool, clock: Clock | None = None) -> None:
+        """`pool` should give up within a second or two: a check that waits is no check."""
         self._cache = cache
         self._pool = pool
+        self._clock = clock or SystemClock()
+        self._remembered = _Remembered(REMEMBERED_MAX)
+        self._spared = {CACHE: 0.0, DATABASE: 0.0}
 
-    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
-        """The answer, and where it came from: `cache` or `database`.
+    def access(self, tenant: str, customer: str, feature: str) -> Answer:
+        """The answer. Never fails: where nobody can be asked, the feature's policy decides, and the answer says so."""
+        answer = self._answer(tenant, customer, feature)
+        ANSWERS.labels(answer.source).inc()
+        return answer
 
-        Raises:
-            Transient: neither Redis nor Postgres answers.
-        """
+    def _answer(self, tenant: str, customer: str, feature: str) -> Answer:
+        key = (tenant, customer, feature)
+        cached = self._asked(CACHE, *key)
+        if cached is not None and not self._is_older(cached, FRESH):
+            return self._remembered.put(key, cached)
+        stored = self._asked(DATABASE, *key)
+        if stored is not None:
+            return self._remembered.put(key, stored)
+        if cached is not None and not self._is_older(cached, TRUSTED):
+            return self._remembered.put(key, replace(cached, stale=True))
+        known = cached or self._remembered.get(key)
+        was_granted = known is not None and known.access.reason != NOT_GRANTED.reason
+        if known is None or not was_granted:
+            as_of, version = (None, "") if known is None else (known.as_of, known.version)
+            return Answer(unverified(None), POLICY, True, as_of, version, WhenUnknown.CLOSED)
+        return replace(known, access=unverified(known.when_unknown), source=POLICY, stale=True)
+
+    def _is_older(self, answer: Answer, age: timedelta) -> bool:
+        return answer.as_of is None or self._clock.now() - answer.as_of > age
+
+    def _asked(self, source: str, tenant: str, customer: str, feature: str) -> Answer | None:
+        if self._clock.monotonic_s() < self._spared[source]:
+            return None
         try:
-            body = self._cache.entitlement(tenant, customer, feature)
+            return (self._from_cache if source == CACHE else self._from_database)(tenant, customer, feature)
         except Transient as error:
-            log.warning("entitlements read from Postgres", reason=str(error))
-            body = None
-        if body is not None:
-            return best(decoded(feature, body)), CACHE
+            log.warning("entitlements not read", source=source, reason=str(error))
+            self._spared[source] = self._clock.monotonic_s() + _SPARED_S
+            return None
+
+    def _from_cache(self, tenant: str, customer: str, feature: str) -> Answer | None:
+        found = self._cache.entitlement(tenant, customer, feature)
+        if found is None:
+            return None
+        standings = decoded(feature, found.body)
+        return Answer(best(standings), CACHE, False, found.as_of, found.version, policy(standings))
+
+    def _from_database(self, tenant: str, customer: str, feature: str) -> Answer:
         with postgres.tenant_transaction(self._pool, tenant) as tx:
             generation.enter_all(tx)
-            return best(_granted(tx, entitlements.of(tx, tenant, customer, feature))), DATABASE
+            made = entry(tx, tenant, customer, feature)
+        standings = decoded(feature, made.body)
+        return Answer(best(standings), DATABASE, False, made.as_of, made.shown, policy(standings))
+
+
+class _Remembered:
+    """The last answers, so that a policy is known when nobody else answers; the least asked go first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._answers: OrderedDict[tuple[str, str, str], Answer] = OrderedDict()
+        self._lock = Lock()
+
+    def put(self, key: tuple[str, str, str], answer: Answer) -> Answer:
+        with self._lock:
+            self._answers[key] = answer
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._most:
+                self._answers.popitem(last=False)
+        return answer
+
+    def get(self, key: tuple[str, str, str]) -> Answer | None:
+        with self._lock:
+            return self._answers.get(key)
 
 
 def best(standings: Sequence[Standing]) -> Access:
@@ -66,18 +166,28 @@ def best(standings: Sequence[Standing]) -> Access:
     return max(answers, key=lambda each: (each.allowed, each.limit is None, each.remaining or 0))
 
 
+def policy(standings: Sequence[Standing]) -> WhenUnknown:
+    """What is answered while nobody can tell: open if any of the grants says so."""
+    is_open = any(each.entitlement.when_unknown is WhenUnknown.OPEN for each in standings)
+    return WhenUnknown.OPEN if is_open else WhenUnknown.CLOSED
+
+
 def entry(tx: postgres.Cursor, tenant: str, customer: str, feature: str) -> Entry:
-    """What to publish about a feature of a customer; `tx` has entered both sets, in one snapshot."""
+    """What is to be said about a feature of a customer; `tx` has entered both sets.
+
+    Where its statements see different moments, the version is of the oldest: whoever compares versions asks again.
+    """
     grants = entitlements.of(tx, tenant, customer, feature)
     meters = sorted({each.entitlement.meter for each in grants if each.entitlement.meter is not None})
     row = tx.execute(_USAGE_VERSION, (tenant, customer, meters)).fetchone()
     assert row is not None
     version = max((each.version for each in grants), default=0)
-    return Entry(tenant, customer, feature, version, int(row[0]), encoded(_granted(tx, grants)))
+    usage, as_of = row
+    return Entry(tenant, customer, feature, version, int(usage), encoded(_granted(tx, grants)), as_of)
 
 
 _USAGE_VERSION = """
-SELECT coalesce(max(version), 0)
+SELECT coalesce(max(version), 0), now()
   FROM usage_changed
  WHERE tenant_id = %s AND customer_id = %s AND meter = ANY (%s)
 """
@@ -106,6 +216,7 @@ def encoded(standings: Sequence[Standing]) -> str:
                 "limit": None if each.entitlement.limit is None else format(each.entitlement.limit, "f"),
                 "limit_kind": each.entitlement.limit_kind.value,
                 "used": format(each.used, "f"),
+                "when_unknown": each.entitlement.when_unknown.value,
             }
             for each in standings
         ],
@@ -123,6 +234,7 @@ def decoded(feature: str, body: str) -> list[Standing]:
                 meter=each["meter"],
                 limit=None if each["limit"] is None else Decimal(each["limit"]),
                 limit_kind=LimitKind(each["limit_kind"]),
+                when_unknown=WhenUnknown(each.get("when_unknown", WhenUnknown.CLOSED)),
             ),
             Decimal(each["used"]),
         )

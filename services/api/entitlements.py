@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from billing.entitlement import WhenUnknown
 from services.api.bodies import EdgeRoute
 from services.api.pages import PathId
 from services.api.parts import Parts, caller, parts
@@ -22,12 +24,20 @@ class AccessBody:
 
     allowed: bool
     reason: str
-    """`granted`, `within_limit`, `limit_exceeded` or `not_granted`."""
+    """`granted`, `within_limit`, `limit_exceeded`, `not_granted`, or `unknown`: the policy decided."""
     used: Decimal | None
     limit: Decimal | None
     remaining: Decimal | None
     source: str
-    """Where the answer came from."""
+    """`cache`, `database`, or `policy`: nobody could be asked, so `when_unknown` decided."""
+    stale: bool
+    """Nobody could be asked whether it still holds."""
+    as_of: datetime | None
+    """Everything counted and granted by then is in it."""
+    version: str
+    """`GRANTS-USAGE`, as pushed on the tenant's channel: of two, the greater pair of numbers is the newer."""
+    when_unknown: WhenUnknown
+    """What to answer for whoever reaches nobody: `closed` or `open`."""
 
 
 @router.get("/v1/customers/{customer_id}/entitlements/{feature}")
@@ -38,5 +48,17 @@ def entitlement(
     caller: Annotated[Caller, Depends(caller)],
 ) -> AccessBody:
     """Whether one more unit of the feature may be used. An unknown customer has no features."""
-    access, source = parts.entitlements.access(caller.tenant, customer_id, feature)
-    return AccessBody(access.allowed, access.reason, access.used, access.limit, access.remaining, source)
+    answer = parts.entitlements.access(caller.tenant, customer_id, feature)
+    access = answer.access
+    return AccessBody(
+        allowed=access.allowed,
+        reason=access.reason,
+        used=access.used,
+        limit=access.limit,
+        remaining=access.remaining,
+        source=answer.source,
+        stale=answer.stale,
+        as_of=answer.as_of,
+        version=answer.version,
+        when_unknown=answer.when_unknown,
+    )

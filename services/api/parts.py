@@ -13,7 +13,6 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
-from billing.entitlement import Access
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.metering import UsageEvent
@@ -24,6 +23,7 @@ from projections import tenants
 from services.api.cursors import Cursors
 from services.api.problems import Problem, of_rejection
 from services.api_keys import Caller
+from services.entitlements import Answer
 from services.read_models import entered
 
 POSITION = "Tallybook-Position"
@@ -59,8 +59,8 @@ class UsageSink(Protocol):
 class Entitlements(Protocol):
     """Answers whether a customer may use a feature."""
 
-    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
-        """The answer, and where it came from (`cache` or `database`)."""
+    def access(self, tenant: str, customer: str, feature: str) -> Answer:
+        """The answer, and what it rests on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import uvicorn
 
 from infra import postgres, telemetry
@@ -21,6 +23,8 @@ from services.entitlements import Entitlements
 log = telemetry.logger("services.api")
 
 POOL_SIZE = 16
+CHECKS_POOL_SIZE = 4
+CHECKS_PATIENCE = timedelta(seconds=1)  # a check that Redis cannot answer must not wait for Postgres to come back
 STOP_S = 8  # of the ten seconds that a process has after SIGTERM
 
 
@@ -34,6 +38,7 @@ def serve(settings: Settings) -> int:
     clock = SystemClock()
     pool = postgres.api_pool(settings, size=POOL_SIZE)
     cache = RedisCache(settings)
+    checks = postgres.api_pool(settings, size=CHECKS_POOL_SIZE, patience=CHECKS_PATIENCE)
     usage = UsagePublisher(KafkaConfig.of(settings), clock)
     try:
         with CommandClient(settings, clock=clock) as commands:
@@ -42,7 +47,7 @@ def serve(settings: Settings) -> int:
                 pool=pool,
                 commands=commands,
                 usage=usage,
-                entitlements=Entitlements(cache, pool),
+                entitlements=Entitlements(cache, checks, clock),
                 cursors=Cursors(cursor_secret(pool)),
                 clock=clock,
             )
@@ -62,6 +67,7 @@ def serve(settings: Settings) -> int:
     finally:
         usage.close()
         cache.close()
+        checks.close()
         pool.close()
     return 0
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from billing.catalog import Plan, PublishPriceBook
 from billing.discount import Coupon
-from billing.entitlement import NOT_GRANTED, Access
+from billing.entitlement import NOT_GRANTED, Access, WhenUnknown
 from billing.envelope import EventEnvelope
 from billing.metering import Aggregation, Meter, UsageEvent
 from billing.price import Charge, Flat, PerUnit
@@ -29,6 +30,7 @@ from services.api.app import create_app
 from services.api.cursors import Cursors
 from services.api.parts import Parts
 from services.api.server import cursor_secret
+from services.entitlements import Answer
 from tests.invoicing.handler import MemoryHandler
 
 BOOK = PublishPriceBook(
@@ -71,8 +73,9 @@ class Granted:
 
     answers: dict[tuple[str, str, str], Access] = field(default_factory=dict)
 
-    def access(self, tenant: str, customer: str, feature: str) -> tuple[Access, str]:
-        return self.answers.get((tenant, customer, feature), NOT_GRANTED), "cache"
+    def access(self, tenant: str, customer: str, feature: str) -> Answer:
+        access = self.answers.get((tenant, customer, feature), NOT_GRANTED)
+        return Answer(access, "cache", False, datetime(2013, 1, 1, tzinfo=UTC), "1-0", WhenUnknown.CLOSED)
 
 
 class Edge:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 import redis
 
-from billing.entitlement import Access
+from billing.entitlement import Access, Entitlement, WhenUnknown
 from infra import postgres
-from infra.redis_cache import Entry, RedisCache, entitlement_key
+from infra.redis_cache import Entry, RedisCache, channel, entitlement_key
 from infra.settings import Settings
 from services.entitlement_publisher import Publisher
-from services.entitlements import CACHE, DATABASE, Entitlements, encoded
+from services.entitlements import CACHE, DATABASE, FRESH, POLICY, TRUSTED, Entitlements, Standing, encoded
 from tests.projections.history import START, History
 from tests.projections.log import append
 from tests.projections.test_replay import project_log
@@ -25,10 +26,17 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.usefixtures("topics")
 
 LIMIT = Decimal(1000)
+NOW = datetime.now(UTC)
 
 
 def within(used: int) -> Access:
     return Access(True, "within_limit", Decimal(used), LIMIT, LIMIT - used)
+
+
+def told(answers: Entitlements, *asked: str) -> tuple[Access, str]:
+    """The answer and where it came from; by default whether Ann may make calls."""
+    answer = answers.access(*(asked or ("acme", "ann", "calls")))
+    return answer.access, answer.source
 
 
 @pytest.fixture
@@ -66,12 +74,12 @@ def answers(cache: RedisCache, api: postgres.Pool) -> Entitlements:
 def test_postgres_answers_until_redis_knows(
     subscribed: History, answers: Entitlements, cache: RedisCache, pool: postgres.Pool
 ) -> None:
-    assert answers.access("acme", "ann", "calls") == (within(400), DATABASE)
+    assert told(answers) == (within(400), DATABASE)
     assert Publisher(pool, cache).step() == 2
-    assert answers.access("acme", "ann", "calls") == (within(400), CACHE)
-    assert answers.access("acme", "ann", "sso") == (Access(True, "granted"), CACHE)
-    assert answers.access("acme", "ann", "unheard of") == (Access(False, "not_granted"), DATABASE)
-    assert answers.access("bolt", "ann", "calls") == (Access(False, "not_granted"), DATABASE)
+    assert told(answers) == (within(400), CACHE)
+    assert told(answers, "acme", "ann", "sso") == (Access(True, "granted"), CACHE)
+    assert told(answers, "acme", "ann", "unheard of") == (Access(False, "not_granted"), DATABASE)
+    assert told(answers, "bolt", "ann", "calls") == (Access(False, "not_granted"), DATABASE)
 
 
 def test_usage_moves_the_answer_up_to_the_limit(
@@ -83,7 +91,7 @@ def test_usage_moves_the_answer_up_to_the_limit(
     count_log(fresh, pool)
     assert publisher.step() == 1
     exceeded = Access(False, "limit_exceeded", LIMIT, LIMIT, Decimal(0))
-    assert answers.access("acme", "ann", "calls") == (exceeded, CACHE)
+    assert told(answers) == (exceeded, CACHE)
     assert publisher.step() == 0  # nothing changed
 
 
@@ -111,7 +119,7 @@ def published(publisher: Publisher, answers: Entitlements, expected: Access) -> 
 
     def arrived() -> bool:
         publisher.step()
-        return answers.access("acme", "ann", "calls") == (expected, CACHE)
+        return told(answers) == (expected, CACHE)
 
     eventually(arrived, within_s=20)
 
@@ -122,9 +130,9 @@ def test_an_emptied_redis_is_told_everything_again(
     publisher = Publisher(pool, cache)
     publisher.step()
     redis.Redis.from_url(own_redis.redis).flushdb()
-    assert answers.access("acme", "ann", "calls") == (within(400), DATABASE)
+    assert told(answers) == (within(400), DATABASE)
     assert publisher.step() == 2
-    assert answers.access("acme", "ann", "calls") == (within(400), CACHE)
+    assert told(answers) == (within(400), CACHE)
 
 
 def test_a_new_publisher_goes_on_from_the_mark(subscribed: History, cache: RedisCache, pool: postgres.Pool) -> None:
@@ -135,19 +143,24 @@ def test_a_new_publisher_goes_on_from_the_mark(subscribed: History, cache: Redis
 
 def test_an_older_value_is_refused(cache: RedisCache) -> None:
     def entry(version: int, usage: int) -> Entry:
-        return Entry("acme", "ann", "calls", version, usage, f"{version}.{usage}")
+        return Entry("acme", "ann", "calls", version, usage, f"{version}.{usage}", NOW)
 
     assert cache.publish([entry(5, 20)]) == 1
     assert cache.publish([entry(5, 19), entry(4, 99)]) == 0
-    assert cache.entitlement("acme", "ann", "calls") == "5.20"
+    assert body(cache) == "5.20"
     assert cache.publish([entry(6, 1)]) == 1  # another plan, another meter: its usage counts from elsewhere
-    assert cache.entitlement("acme", "ann", "calls") == "6.1"
+    assert body(cache) == "6.1"
+
+
+def body(cache: RedisCache) -> str | None:
+    found = cache.entitlement("acme", "ann", "calls")
+    return None if found is None else found.body
 
 
 def test_marks_of_an_emptied_redis_are_not_written(own_redis: Settings, cache: RedisCache) -> None:
     epoch = cache.epoch()
     redis.Redis.from_url(own_redis.redis).flushdb()
-    cache.mark(epoch, {"acme": 9}, 7)
+    cache.mark(epoch, {"acme": 9}, 7, NOW)
     assert cache.marks() == ({}, 0)
     assert cache.epoch() != epoch
 
@@ -175,18 +188,109 @@ def test_every_key_holds_values_of_its_own_tenant(
 
 def test_without_redis_postgres_answers(fresh: Settings, subscribed: History, api: postgres.Pool) -> None:
     nobody = RedisCache(fresh.model_copy(update={"redis": "redis://127.0.0.1:1/0"}))
-    assert Entitlements(nobody, api).access("acme", "ann", "calls") == (within(400), DATABASE)
+    assert told(Entitlements(nobody, api)) == (within(400), DATABASE)
 
 
 def test_the_process_publishes_and_stops_when_asked(
     stack: Stack, own_redis: Settings, subscribed: History, answers: Entitlements
 ) -> None:
     process = stack.start("entitlements", own_redis)
-    eventually(lambda: answers.access("acme", "ann", "calls")[1] == CACHE, within_s=30)
+    eventually(lambda: told(answers)[1] == CACHE, within_s=30)
     redis.Redis.from_url(own_redis.redis).flushdb()
-    eventually(lambda: answers.access("acme", "ann", "calls") == (within(400), CACHE), within_s=10)
+    eventually(lambda: told(answers) == (within(400), CACHE), within_s=10)
     assert stack.stop(process) == 0
 
 
 def test_nothing_granted_is_a_value_too() -> None:
     assert encoded([]) == "[]"
+
+
+def test_every_change_is_told_on_the_tenants_channel(own_redis: Settings, cache: RedisCache) -> None:
+    listener = redis.Redis.from_url(own_redis.redis, decode_responses=True).pubsub()
+    listener.subscribe(channel("acme"))
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+
+    def entry(usage: int, body: str = "[]") -> Entry:
+        return Entry("acme", "ann", "calls", 5, usage, body, NOW)
+
+    cache.publish([entry(20), entry(20), entry(19), entry(21), entry(21, "changed")])
+    heard = [json.loads(listener.get_message(timeout=5)["data"]) for _ in range(3)]
+    assert [each["version"] for each in heard] == ["5-20", "5-21", "5-21"]  # neither repeated nor older ones
+    assert heard[0] == {"customer": "ann", "feature": "calls", "version": "5-20"}
+    assert listener.get_message(timeout=0) is None
+
+
+class Moving:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    def monotonic_s(self) -> float:
+        return self.ahead.total_seconds()
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("a check does not wait")
+
+
+@pytest.fixture
+def nowhere(fresh: Settings) -> Iterator[postgres.Pool]:
+    """Postgres, as it is while it is away."""
+    url = "postgresql://nobody@127.0.0.1:1/nothing"
+    with postgres._pool(url, timedelta(seconds=1), 1, timedelta(seconds=0.2), pooler=False) as pool:
+        yield pool
+
+
+def test_without_postgres_redis_is_trusted_for_a_while_and_says_that_it_is_stale(
+    subscribed: History, cache: RedisCache, pool: postgres.Pool, nowhere: postgres.Pool
+) -> None:
+    publisher, clock = Publisher(pool, cache), Moving()
+    publisher.step()
+    checks = Entitlements(cache, nowhere, clock)
+    assert not checks.access("acme", "ann", "calls").stale
+    clock.ahead = FRESH * 2
+    held = checks.access("acme", "ann", "calls")
+    assert (held.access, held.source, held.stale) == (within(400), CACHE, True)
+    clock.ahead = TRUSTED + FRESH
+    lost = checks.access("acme", "ann", "calls")
+    assert (lost.access, lost.source, lost.stale) == (Access(False, "unknown"), POLICY, True)
+    assert lost.as_of == held.as_of
+
+
+def test_an_old_answer_of_redis_is_held_against_postgres(
+    fresh: Settings, subscribed: History, api: postgres.Pool, cache: RedisCache, pool: postgres.Pool
+) -> None:
+    """A publisher that died, or a Redis that came back with old values, grants nothing."""
+    Publisher(pool, cache).step()
+    send(fresh, "acme", calls("ann", 600, START + timedelta(hours=1)))
+    count_log(fresh, pool)
+    clock = Moving()
+    clock.ahead = FRESH * 2
+    answer = Entitlements(cache, api, clock).access("acme", "ann", "calls")
+    assert (answer.access.allowed, answer.source, answer.stale) == (False, DATABASE, False)
+
+
+def test_an_open_feature_stays_open_while_nobody_can_tell(cache: RedisCache, nowhere: postgres.Pool) -> None:
+    opened = Entitlement(feature="sso", when_unknown=WhenUnknown.OPEN)
+    for feature, standings in (("sso", [Standing(opened, Decimal(0))]), ("gone", [])):
+        cache.publish([Entry("acme", "ann", feature, 1, 0, encoded(standings), NOW)])
+    clock = Moving()
+    checks = Entitlements(cache, nowhere, clock)
+    checks.access("acme", "ann", "sso")
+    checks._cache = RedisCache(Settings(redis="redis://127.0.0.1:1/0"))
+    answers = {each: checks.access("acme", "ann", each) for each in ("sso", "gone", "never asked for")}
+    assert {name: (each.access.allowed, each.source) for name, each in answers.items()} == {
+        "sso": (True, POLICY),
+        "gone": (False, POLICY),  # what was never granted is open to nobody
+        "never asked for": (False, POLICY),
+    }
+
+
+def test_marks_are_not_written_to_a_redis_that_started_again(cache: RedisCache) -> None:
+    """It may have come back with values from before the marks."""
+    run, began = cache.epoch().split()
+    cache.mark(f"{run[::-1]}0 {began}", {"acme": 9}, 7, NOW)
+    assert cache.marks() == ({}, 0)
