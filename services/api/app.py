@@ -101,7 +101,10 @@ def _description(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
         _, extra = models_json_schema(
-            [(each, "validation") for each in (ProblemBody, usage.UsageBody, usage.UsageBatchBody)],
+            [
+                (each, "validation")
+                for each in (ProblemBody, usage.UsageBody, usage.UsageBatchBody, usage.CloudEventBody)
+            ],
             ref_template="#/components/schemas/{model}",
         )
         made["components"]["schemas"] |= extra["$defs"]

@@ -65,20 +65,35 @@ class _Checked(Request):
 
 
 async def _content(request: Request) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind != "application/json":
         raise Problem(415, "unsupported_media_type", "send application/json")
+    return await read_body(request, SIZE_MAX_BYTES)
+
+
+def media_type(request: Request) -> str:
+    """What the request says that its body is, without parameters; empty if it does not."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, size_max_bytes: int) -> bytes:
+    """The body as it came, read no further than is allowed.
+
+    Raises:
+        Problem: 415 if it is compressed, 413 if it is larger.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "unsupported_media_type", "send the body uncompressed")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > SIZE_MAX_BYTES:
-        raise _too_large()
-    content = b""
+    if length.isdigit() and int(length) > size_max_bytes:
+        raise _too_large(size_max_bytes)
+    chunks, size = [], 0
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > SIZE_MAX_BYTES:
-            raise _too_large()
-    return content
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > size_max_bytes:
+            raise _too_large(size_max_bytes)
+    return b"".join(chunks)
 
 
 def load(content: bytes) -> Any:
@@ -152,5 +167,5 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
-def _too_large() -> Problem:
-    return Problem(413, "body_too_large", f"allowed are {SIZE_MAX_BYTES:,} bytes")
+def _too_large(size_max_bytes: int) -> Problem:
+    return Problem(413, "body_too_large", f"allowed are {size_max_bytes:,} bytes")

@@ -1,12 +1,16 @@
-"""Usage of small senders: answered only when the broker has it."""
+"""Usage of small senders: answered only when the broker has it.
+
+Sending again is free: an event counts once by (source, id). What is wrong with one event keeps no other from being
+taken, unless the sender asks for all or nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Response
-from pydantic import BeforeValidator, Field, ValidationError
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from billing.errors import Rejected
@@ -15,12 +19,21 @@ from services.api.bodies import EdgeRoute
 from services.api.parts import Reading, reading
 from services.api.problems import Problem, not_found
 from services.api.seller import Seller, seller
+from services.api.usage_bodies import (
+    CLOUDEVENT,
+    CLOUDEVENTS,
+    EVENTS_MAX,
+    JSON_LINES,
+    Given,
+    UsageContent,
+    usage_content,
+)
 from services.exact_values import Instant, Name, NotFinite, text
 from services.shapes import Fault, StrictModel, faults
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
-BATCH_MAX = 1000
+FAULTS_TOLD_MAX = 100  # of a refusal of all; the sender mends and asks again
 
 
 def _property(value: object) -> str:
@@ -63,9 +76,27 @@ class UsageBody(StrictModel):
 
 
 class UsageBatchBody(StrictModel):
-    """Up to 1,000 events."""
+    """Up to 10,000 events."""
 
-    events: Annotated[list[UsageBody], Field(min_length=1, max_length=BATCH_MAX)]
+    events: Annotated[list[UsageBody], Field(min_length=1, max_length=EVENTS_MAX)]
+
+
+class CloudEventBody(BaseModel):
+    """A CloudEvent 1.0; its extension attributes are passed over."""
+
+    specversion: Literal["1.0"]
+    id: str
+    """Unique per source; sending it again is free."""
+    source: str
+    """The producer."""
+    type: str
+    """What happened; meters choose by it."""
+    subject: str
+    """The customer who used it."""
+    time: Instant
+    """When."""
+    data: dict[Name, str] = Field(default_factory=dict)
+    """Details; whole numbers may be numbers, decimal numbers are text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +122,11 @@ class UsageResult:
     items: list[ItemResult]
 
 
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_EVENTS = {"type": "array", "minItems": 1, "maxItems": EVENTS_MAX}
 _SCHEMA = {
     "requestBody": {
         "required": True,
@@ -98,14 +134,19 @@ _SCHEMA = {
             "application/json": {
                 "schema": {
                     "anyOf": [
-                        {"$ref": "#/components/schemas/UsageBody"},
-                        {"$ref": "#/components/schemas/UsageBatchBody"},
+                        _reference("UsageBody"),
+                        _EVENTS | {"items": _reference("UsageBody")},
+                        _reference("UsageBatchBody"),
                     ]
                 }
-            }
+            },
+            JSON_LINES[0]: {"schema": _reference("UsageBody")},
+            CLOUDEVENT: {"schema": _reference("CloudEventBody")},
+            CLOUDEVENTS: {"schema": _EVENTS | {"items": _reference("CloudEventBody")}},
         },
     }
 }
+_ALL_OR_NOTHING = "If one event is wrong, take none and answer 422. Default: take the others and answer 207."
 
 
 @router.post(
@@ -116,52 +157,54 @@ _SCHEMA = {
     openapi_extra=_SCHEMA,
 )
 def send_usage(
-    given: Annotated[Any, Body()], reading: Annotated[Reading, Depends(reading)], response: Response
+    content: Annotated[UsageContent, Depends(usage_content)],
+    reading: Annotated[Reading, Depends(reading)],
+    response: Response,
+    all_or_nothing: Annotated[bool, Query(description=_ALL_OR_NOTHING)] = False,
 ) -> UsageResult:
-    """Report usage: one event, or `{"events": [...]}`. What is wrong with one event keeps no other from being taken."""
-    items, is_batch = _items(given)
+    """Report usage: up to 10,000 events as JSON, JSON Lines or CloudEvents (structured, batched, or binary).
+
+    Answered when the log has every event that is told as accepted. An event counts once, however often it is sent.
+    """
+    given = content.given()
     with reading.transaction() as tx:
         judge = seller(tx, reading.tenant, reading.parts.clock.now())
     if judge is None:
         raise not_found("the tenant is not registered")
-    results, events = _judged(items, judge)
-    if not is_batch and results[0].status == "rejected":
-        only = results[0]
+    results, events = _judged(given, judge)
+    refused = [each for each in results if each.status == "rejected"]
+    if refused and given.is_single:
+        only = refused[0]
         raise Problem(422, only.code, only.detail, errors=[Fault(only.code, only.detail, only.field)])
+    if refused and all_or_nothing:
+        raise _nothing_taken(refused, len(results))
     if events:
         reading.parts.usage.publish(reading.tenant, events)
-    counts = {status: sum(1 for each in results if each.status == status) for status in ("duplicate", "rejected")}
-    if counts["rejected"]:
+    if refused:
         response.status_code = 207
-    return UsageResult(accepted=len(events), **counts, items=results)
+    duplicate = sum(1 for each in results if each.status == "duplicate")
+    return UsageResult(accepted=len(events), duplicate=duplicate, rejected=len(refused), items=results)
 
 
-def _items(given: Any) -> tuple[list[Any], bool]:
-    if not isinstance(given, dict):
-        raise Problem(422, "invalid_type", 'send one event, or {"events": [...]}')
-    if "events" not in given:
-        return [given], False
-    extra = next((name for name in given if name != "events"), None)
-    if extra is not None:
-        said = "a batch has the field events and no other"
-        raise Problem(422, "unknown_field", said, errors=[Fault("unknown_field", said, ascii(extra)[1:-1][:60])])
-    events = given["events"]
-    if not isinstance(events, list) or not events:
-        said = "a list of at least one event is needed here"
-        raise Problem(422, "invalid_type", said, errors=[Fault("invalid_type", said, "events")])
-    if len(events) > BATCH_MAX:
-        raise Problem(413, "batch_too_large", f"{len(events):,} events; allowed are {BATCH_MAX:,} in one request")
-    return events, True
+def _nothing_taken(refused: list[ItemResult], given: int) -> Problem:
+    told = [
+        Fault(each.code, each.detail, f"[{each.index}].{each.field}" if each.field else f"[{each.index}]")
+        for each in refused[:FAULTS_TOLD_MAX]
+    ]
+    said = f"{len(refused):,} of {given:,} events are wrong, so none was taken"
+    if len(refused) > len(told):
+        said += f"; the first {len(told)} are told"
+    return Problem(422, "batch_refused", said, errors=told)
 
 
-def _judged(items: list[Any], judge: Seller) -> tuple[list[ItemResult], list[UsageEvent]]:
+def _judged(given: Given, judge: Seller) -> tuple[list[ItemResult], list[UsageEvent]]:
     results: list[ItemResult] = []
     events: dict[tuple[str, str], UsageEvent] = {}
-    for index, item in enumerate(items):
+    for index, item in enumerate(given.items):
         named = item.get("id") if isinstance(item, dict) else None
         result = ItemResult(index, named if isinstance(named, str) and named.isprintable() else None, "accepted")
         try:
-            event = UsageBody.model_validate(item).event()
+            event = _event(item)
             check_event(event, judge.bounds, judge.now)
             readings(event, judge.meters)
             known = events.setdefault((event.source, event.id), event)
@@ -170,10 +213,17 @@ def _judged(items: list[Any], judge: Seller) -> tuple[list[ItemResult], list[Usa
             results.append(result if known is event else replace(result, status="duplicate"))
         except ValidationError as e:
             fault = faults(e, item)[0]
-            results.append(_rejected(result, fault.code, fault.detail, fault.field))
+            results.append(_rejected(result, fault.code, fault.detail, given.told(fault.field)))
         except Rejected as e:
-            results.append(_rejected(result, e.code, e.detail, e.field))
+            results.append(_rejected(result, e.code, e.detail, given.told(e.field)))
     return results, list(events.values())
+
+
+def _event(item: Any) -> UsageEvent:
+    """Raises `Rejected` or `ValidationError`."""
+    if isinstance(item, Fault):
+        raise Rejected(item.code, item.detail, field=item.field)
+    return UsageBody.model_validate(item).event()
 
 
 def _rejected(result: ItemResult, code: str, detail: str, field: str) -> ItemResult:

@@ -116,7 +116,7 @@ TABLE = [
     Bad("an unknown query parameter", "/v1/customers?dry=1", CUSTOMER, 422, "unknown_parameter", "dry"),
     Bad("a batch of nothing", "/v1/usage", '{"events": []}', 422, "invalid_type", "events"),
     Bad("a batch with a stray field", "/v1/usage", '{"events": [{}], "more": 1}', 422, "unknown_field", "more"),
-    Bad("1,001 events", "/v1/usage", json.dumps({"events": [EVENT] * 1001}), 413, "batch_too_large"),
+    Bad("10,001 events", "/v1/usage", json.dumps({"events": [EVENT] * 10_001}), 413, "batch_too_large"),
     Bad("usage as a list", "/v1/usage", "[]", 422, "invalid_type"),
 ]  # fmt: skip
 
