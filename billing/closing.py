@@ -20,6 +20,7 @@ from billing.override import with_own_prices
 from billing.period import Period, full_period
 from billing.plan_change import at, timeline
 from billing.pricing import Priced, Pricing, priced
+from billing.proration import Proration
 from billing.segments import BilledSpan, Segment, charge_spans, tiled, used_until
 from billing.subscription import (
     Absent,
@@ -99,7 +100,7 @@ def _closed(
     terms = active.terms
     boundary = active.boundary
     start = active.current.period.start
-    span = BilledSpan(period=Period(start, boundary), whole=active.current.whole)
+    span = BilledSpan(period=Period(start, boundary), whole=active.current.whole, zone=active.cadence.zone)
     segments = tiled(span, timeline(active.current.pricing, active.changes, start))
     ending = active.ends_at is not None and active.ends_at <= boundary
     following = None if ending else _following(state, active)
@@ -130,12 +131,13 @@ def _closed(
 def _following(state: TenantState, active: Active) -> Segment:
     """The period that begins where the current one ends, with what holds by then."""
     boundary = active.current.period.end
-    whole = full_period(cadence_at(active, boundary), boundary)
+    cadence = cadence_at(active, boundary)
+    whole = full_period(cadence, boundary)
     earlier = [each for each in active.changes if each.effective_at < boundary]
     ended = at(active.current.pricing, earlier, boundary)
     pricing = at(replace(ended, period_number=ended.period_number + 1), active.changes[len(earlier) :], boundary)
     pricing = with_own_prices(pricing, active.terms.customer_id, state.customers)
-    return Segment(span=BilledSpan(period=Period(boundary, whole.end), whole=whole), pricing=pricing)
+    return Segment(span=BilledSpan(period=Period(boundary, whole.end), whole=whole, zone=cadence.zone), pricing=pricing)
 
 
 def _prepaid(active: Active) -> Pricing | None:
@@ -152,8 +154,11 @@ def _unused(state: TenantState, active: Active, segments: tuple[Segment, ...]) -
     def resolve(pricing: Pricing) -> Priced:
         return priced(pricing, state.catalog.by_version)
 
+    plan = resolve(prepaid)
+    if plan.proration is Proration.NONE:
+        return ()
     spans = charge_spans(segments, prepaid, resolve)
-    fees = [each.charge for each in resolve(prepaid).charges if each.charge.in_advance and each.charge.prorate]
+    fees = [each.charge for each in plan.charges if each.charge.in_advance and each.charge.prorate]
     ended = {fee.key: until for fee in fees if (until := used_until(fee.key, period.start, spans)) < period.end}
     if not ended:
         return ()

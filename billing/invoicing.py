@@ -23,10 +23,11 @@ from itertools import groupby
 
 from billing.metering import NOTHING, Measured, Meter
 from billing.money import Money
+from billing.partial import WHOLE, Part, promises
 from billing.period import Period
-from billing.price import Percentage
+from billing.price import Committed, Percentage
 from billing.pricing import Books, Priced, Pricing, priced
-from billing.proration import fraction, settled
+from billing.proration import Proration, local_days, settled, share
 from billing.quantity import regrouped
 from billing.rated import figure, price_figure
 from billing.rating import Rated, rate
@@ -38,7 +39,8 @@ from billing.run import PartitionPosition as PartitionPosition
 from billing.run import UnusedFee as UnusedFee
 from billing.segments import BilledSpan, ChargeSpan, Segment, charge_spans, union
 
-RATING_ENGINE = "1"  # changes whenever the same inputs could give another amount; frozen on each invoice (SEMANTICS 25)
+RATING_ENGINE = "2"  # changes whenever the same inputs could give another amount; frozen on each invoice (SEMANTICS 25)
+RATING_ENGINES = ("1", "2")  # all that can still be rated: 1 promises a whole minimum, maximum or commitment to a part
 COMMITMENT = "minimum_commitment"
 
 
@@ -120,7 +122,7 @@ def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities:
     made: list[RatedLine] = []
     given_back: list[RatedLine] = []
     if run.segments:
-        period = _Closed(run.segments, run.prepaid, run.unused, run.currency, resolve)
+        period = _Closed(run.segments, run.prepaid, run.unused, run.currency, resolve, run.rating_engine)
         made += period.lines(quantities, run.cut.positions)
         given_back = period.given_back()
     if run.advance:
@@ -134,8 +136,7 @@ def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities:
 
 def fee(span: ChargeSpan) -> Fraction:
     """What a charge without a meter costs for its span, exact."""
-    full = Fraction(rate(span.charge, NOTHING).amount) * span.item.quantity
-    return full * span.span.share if span.charge.prorate else full
+    return Fraction(rate(span.charge, NOTHING).amount) * span.item.quantity * span.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ class _Closed:
     unused: tuple[UnusedFee, ...]
     currency: str
     resolve: Callable[[Pricing], Priced]
+    engine: str
 
     def lines(self, quantities: Quantities, positions: tuple[PartitionPosition, ...]) -> list[RatedLine]:
         """Usage and fees in the order of the period; those of each plan are followed by its commitment's shortfall."""
@@ -165,11 +167,18 @@ class _Closed:
                     continue
                 measured = quantities[Need(each.item.meter, each.span.period, positions)]
                 quantity = regrouped(measured, each.item.meter.dimensions, each.charge.dimensions)
-                rated = rate(each.charge, quantity)
+                part = self._part(each)
+                rated = rate(each.charge, quantity, part=part)
                 exact += Fraction(rated.amount)
-                made.append(_usage_line(each, quantity, rated, self.currency, self._label(each.plan)))
+                made.append(_usage_line(each, quantity, rated, part, self.currency, self._label(each.plan)))
             made += self._shortfall(stay, exact)
         return made
+
+    def _part(self, span: ChargeSpan) -> Part:
+        """By which part the promises of a usage charge hold; the first engine held them whole."""
+        if self.engine == "1" or span.share == 1 or not promises(span.charge):
+            return WHOLE
+        return Part(span.share, _share_text(span.span, span.plan.proration))
 
     def given_back(self) -> list[RatedLine]:
         """The parts of fees paid in advance that were not used, from what was really billed (SEMANTICS 22)."""
@@ -179,36 +188,48 @@ class _Closed:
         names = {item.charge.key: item.charge.name for item in plan.charges}
         _, amounts = self._amounts(charge_spans(self.segments, self.prepaid, self.resolve))
         return [
-            _unused_line(each, f"{self._label(plan)}{names[each.charge]}", amount)
+            _unused_line(each, f"{self._label(plan)}{names[each.charge]}", amount, self._unused_part(each))
             for each, amount in zip(self.unused, amounts, strict=True)
         ]
 
     def _amounts(self, spans: Sequence[ChargeSpan]) -> tuple[dict[ChargeSpan, Money], Sequence[Money]]:
         """What each fee of the period costs that is not paid yet, and what each unused one gives back (below zero)."""
         billed = [each for each in spans if each.item.meter is None and not each.prepaid]
-        credits = [-_exact(each) for each in self.unused]
+        credits = [-Fraction(each.billed.major()) * self._unused_part(each).share for each in self.unused]
         if len(self.segments) == 1:
             alone = [Money.from_major(credit, self.currency) for credit in credits]
             return {each: Money.from_major(fee(each), self.currency) for each in billed}, alone
         period = union(self.segments).period
-        parts = [each for each in billed if each.charge.prorate and each.span.period != period]
+        parts = [each for each in billed if each.prorated and each.span.period != period]
         shared = settled([*(fee(each) for each in parts), *credits], self.currency)
         amounts = {each: Money.from_major(fee(each), self.currency) for each in billed}
         amounts.update(zip(parts, shared, strict=False))
         return amounts, shared[len(parts) :]
 
+    def _unused_part(self, unused: UnusedFee) -> Part:
+        """Which part of a fee is given back, by the rule of the plan under which it was billed."""
+        assert self.prepaid is not None
+        rule, zone = self.resolve(self.prepaid).proration, self.segments[0].span.zone
+        exact = share(unused.unused, unused.period, rule, zone)
+        if rule is Proration.DAY:
+            return Part(exact, f"{local_days(unused.unused, zone)} of {local_days(unused.period, zone)} days")
+        return Part(exact, f"{exact.numerator:,}/{exact.denominator:,}")
+
     def _shortfall(self, stay: Sequence[Segment], exact: Fraction) -> list[RatedLine]:
         """One line for what one plan's charges miss to its commitment, from exact amounts (SEMANTICS 4, 21)."""
+        rule = self.resolve(stay[0].pricing).proration
         parts = [(self.resolve(each.pricing).minimum_commitment, each.span) for each in stay]
+        if rule is Proration.NONE:
+            parts = parts[-1:]  # in full, as promised at the end of the stay
         owed = [(amount, span) for amount, span in parts if amount is not None]
-        committed = sum((Fraction(amount) * span.share for amount, span in owed), Fraction(0))
+        committed = sum((Fraction(amount) * span.share(rule) for amount, span in owed), Fraction(0))
         if not owed or committed <= exact:
             return []
         whole = union(stay)
         if len({amount for amount, _ in parts}) == 1:
             owed = [(owed[0][0], whole)]
         words = [
-            price_figure(amount) if span.share == 1 else f"{price_figure(amount)} x {_share_text(span)}"
+            price_figure(amount) if span.share(rule) == 1 else f"{price_figure(amount)} x {_share_text(span, rule)}"
             for amount, span in owed
         ]
         return [
@@ -241,8 +262,8 @@ def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
     text = rate(span.charge, NOTHING).text
     if span.item.quantity != 1:
         text = f"{span.item.quantity:,} x {f'({text})' if ' ' in text else text}"
-    if span.charge.prorate and span.span.share != 1:
-        text = f"{text} x {_share_text(span.span)}"
+    if span.share != 1:
+        text = f"{text} x {_share_text(span.span, span.plan.proration)}"
     return RatedLine(
         kind=LineKind.FEE,
         charge=span.charge.key,
@@ -253,7 +274,10 @@ def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
     )
 
 
-def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, currency: str, label: str) -> RatedLine:
+def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, part: Part, currency: str, label: str) -> RatedLine:
+    text = rated.said(part.price)
+    if part is not WHOLE and isinstance(span.charge.model, Committed):
+        text = f"{text}, capacity x {part.words}"
     return RatedLine(
         kind=LineKind.USAGE,
         charge=span.charge.key,
@@ -261,7 +285,7 @@ def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, currency: st
         period=span.span.period,
         quantity=quantity.total,
         amount=Money.from_major(rated.amount, currency),
-        explanation=rated.text,
+        explanation=text,
     )
 
 
@@ -269,7 +293,7 @@ def _late_lines(
     late: LatePeriod, run: BillingRun, resolve: Callable[[Pricing], Priced], quantities: Quantities
 ) -> list[RatedLine]:
     """Rate the old period up to both cuts and bill the difference per charge, which may be negative (SEMANTICS 16)."""
-    period = _Closed(late.segments, None, (), run.currency, resolve)
+    period = _Closed(late.segments, None, (), run.currency, resolve, late.rating_engine)
     before, after = (
         {(line.charge, line.period): line for line in period.lines(quantities, positions)}
         for positions in (late.since, run.cut.positions)
@@ -300,24 +324,20 @@ def _late_lines(
     return made
 
 
-def _exact(unused: UnusedFee) -> Fraction:
-    """What is given back for a fee that was billed, exact, in major units."""
-    return Fraction(unused.billed.major()) * fraction(unused.unused, unused.period)
-
-
-def _unused_line(unused: UnusedFee, name: str, amount: Money) -> RatedLine:
-    part = fraction(unused.unused, unused.period)
+def _unused_line(unused: UnusedFee, name: str, amount: Money, part: Part) -> RatedLine:
     return RatedLine(
         kind=LineKind.UNUSED_FEE,
         charge=unused.charge,
         description=f"{name}, unused time",
         period=unused.unused,
         amount=amount,
-        explanation=f"-{unused.billed} x {part.numerator:,}/{part.denominator:,}",
+        explanation=part.said(f"-{unused.billed}"),
     )
 
 
-def _share_text(span: BilledSpan) -> str:
+def _share_text(span: BilledSpan, rule: Proration) -> str:
+    if rule is Proration.DAY:
+        return f"{local_days(span.period, span.zone)} of {local_days(span.whole, span.zone)} days"
     part, whole = (figure(_shown(Fraction(period.seconds))) for period in (span.period, span.whole))
     return f"{part} of {whole} s"
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from billing.entitlement import Entitlement
 from billing.period import Alignment
 from billing.price import ZERO, Charge
+from billing.proration import Proration
 
 
 class LatePolicy(StrEnum):
@@ -76,6 +77,8 @@ class Plan:
     """One after the other from the first period on; then the plan's own prices hold."""
     prices: tuple[CurrencyPrices, ...] = ()
     """Prices in further currencies; a subscription names one of them, or takes the plan's own."""
+    proration: Proration = Proration.SECOND
+    """Whether a partial period is charged by elapsed seconds, by calendar days, or in full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

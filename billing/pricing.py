@@ -20,6 +20,7 @@ from billing.metering import Meter
 from billing.money import EXACT
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, prices_in
 from billing.price import ZERO, Charge
+from billing.proration import Proration
 
 Books = Mapping[int, PriceBookPublished]
 QUANTITY_MAX = 1_000_000  # far above any order, far below what could overflow an amount
@@ -97,6 +98,8 @@ class Priced:
     """In the order of the invoice's lines: those of the plan, then those of the add-ons."""
     minimum_commitment: Decimal | None
     """Least amount per full period in major units."""
+    proration: Proration = Proration.SECOND
+    """What a part of a period costs."""
 
 
 def priced(pricing: Pricing, books: Books) -> Priced:
@@ -130,6 +133,7 @@ def priced(pricing: Pricing, books: Books) -> Priced:
             for each, quantity in items
         ),
         minimum_commitment=commitment,
+        proration=plan.proration,
     )
 
 

@@ -30,6 +30,21 @@ class ProrationUnit(StrEnum):
     DAY = "day"
 
 
+class Proration(StrEnum):
+    """What a plan charges for a part of a period (SEMANTICS 11)."""
+
+    SECOND = "second"
+    DAY = "day"
+    NONE = "none"
+
+
+def share(used: Period, whole: Period, rule: Proration, zone: str) -> Fraction:
+    """The exact part of the full price of `whole` that `used` costs under a plan's rule; `none` charges all of it."""
+    if rule is Proration.NONE:
+        return Fraction(1)
+    return fraction(used, whole, by=ProrationUnit(rule), zone=zone)
+
+
 def fraction(used: Period, whole: Period, *, by: ProrationUnit = ProrationUnit.SECOND, zone: str = "UTC") -> Fraction:
     """The share of `whole` that `used` is; above 1 for a span longer than the full period.
 

@@ -72,24 +72,28 @@ class Rated(NamedTuple):
     @property
     def text(self) -> str:
         """The arithmetic for people: `1,000 x 12.00 + 407 x 9.50`."""
-        parts = [_step_text(step) for step in self.steps] or ["0"]
+        return self.said(price_figure)
+
+    def said(self, price: Callable[[Decimal], str]) -> str:
+        """The arithmetic, with each price and amount as `price` writes it."""
+        parts = [_step_text(step, price) for step in self.steps] or ["0"]
         words = " + ".join(parts)
         for each in self.adjustments:
             sign = "-" if each.amount < 0 else "+"
-            words += f" {sign} {price_figure(abs(each.amount))} {each.reason}"
+            words += f" {sign} {price(abs(each.amount))} {each.reason}"
         return words
 
 
-def _step_text(step: Step) -> str:
+def _step_text(step: Step, price: Callable[[Decimal], str]) -> str:
     if step.percent:
         words = f"{figure(step.unit)} % of {figure(step.quantity)}"
-        return f"{words} + {price_figure(step.flat)}" if step.flat else words
+        return f"{words} + {price(step.flat)}" if step.flat else words
     if not step.unit and (step.flat or not step.quantity):
-        return price_figure(step.flat)
-    words = f"{figure(step.quantity)} x {price_figure(step.unit)}"
-    words = f"{words} + {price_figure(step.flat)}" if step.flat else words
+        return price(step.flat)
+    words = f"{figure(step.quantity)} x {price(step.unit)}"
+    words = f"{words} + {price(step.flat)}" if step.flat else words
     capped = step.amount < EXACT.fma(step.quantity, step.unit, step.flat)
-    return f"({words}, at most {price_figure(step.amount)})" if capped else words
+    return f"({words}, at most {price(step.amount)})" if capped else words
 
 
 def figure(number: Decimal) -> str:

@@ -16,8 +16,21 @@ from functools import partial
 from billing.errors import Rejected
 from billing.metering import Measured
 from billing.money import EXACT, WIDE, Money, exponent
+from billing.partial import WHOLE, Part, in_part
 from billing.percentage import percentage
-from billing.price import ZERO, Capacity, Charge, Commitment, Dynamic, Flat, Matrix, Percentage, PerUnit, PriceModel
+from billing.price import (
+    ZERO,
+    Capacity,
+    Charge,
+    Commitment,
+    Committed,
+    Dynamic,
+    Flat,
+    Matrix,
+    Percentage,
+    PerUnit,
+    PriceModel,
+)
 from billing.quantity import converter
 from billing.rated import Adjustment, Row, figure, price_figure
 from billing.rated import Rated as Rated
@@ -29,17 +42,17 @@ _PERCENT = Decimal("0.01")
 Pricer = Callable[[Measured], Rated]
 
 
-def rate(charge: Charge, measured: Measured, *, final: bool = True) -> Rated:
+def rate(charge: Charge, measured: Measured, *, final: bool = True, part: Part = WHOLE) -> Rated:
     """What `charge` costs for `measured`, whose cells follow `charge.dimensions`.
 
     Not `final` for a part of a period: what is missing to a minimum or a commitment is due at the period's end
-    (SEMANTICS 21).
+    (SEMANTICS 21). In a `part` of the full period what is promised for a full one holds by its share.
 
     Raises:
         Rejected: a combination of dimension values has no price.
     """
     with localcontext(WIDE):
-        return _pricer(charge, final)(measured)
+        return _pricer(charge, final, part)(measured)
 
 
 def rate_all(
@@ -51,7 +64,7 @@ def rate_all(
     """
     unit, factor = Decimal(1).scaleb(-exponent(currency)), Decimal(10 ** exponent(currency))
     with localcontext(WIDE):
-        price = _pricer(charge, final)
+        price = _pricer(charge, final, WHOLE)
         return [
             (int((rated := price(measured))[0].quantize(unit, ROUND_HALF_UP) * factor), rated)
             for measured in quantities
@@ -66,7 +79,7 @@ def bill_so_far(charge: Charge, so_far: Measured, billed: Money, *, final: bool)
     return Money.from_major(rate(charge, so_far, final=final).amount, billed.currency) - billed
 
 
-def _pricer(charge: Charge, final: bool) -> Pricer:
+def _pricer(charge: Charge, final: bool, part: Part) -> Pricer:
     """What rates one charge; to be called in the context `WIDE`, in which no sum or product is rounded."""
     match charge.model:
         case Flat(amount=amount):
@@ -80,18 +93,20 @@ def _pricer(charge: Charge, final: bool) -> Pricer:
         case Dynamic(multiplier=multiplier):
             price = _dynamic(multiplier)
         case model:
-            price = _by_units(charge, model, final)
+            price = _by_units(charge, model, final, part)
     if charge.discount_percent or charge.maximum is not None or charge.minimum is not None:
-        return _bounded(charge, price, final)
+        return _bounded(charge, price, final, part)
     return price
 
 
-def _by_units(charge: Charge, model: PriceModel, final: bool) -> Pricer:
+def _by_units(charge: Charge, model: PriceModel, final: bool, part: Part) -> Pricer:
+    if part is not WHOLE and isinstance(model, Committed):
+        model = in_part(model, part)
     units = unit_pricer(model, charge.flat_at_zero)
     convert = _converter(charge)
     if not charge.commitment and not charge.split_by:
         return _per_unit(model.unit) if isinstance(model, PerUnit) and not convert else _total(units, convert)
-    single = _committed_to(charge.commitment, units, final) if charge.commitment else _plain(units)
+    single = _committed_to(charge.commitment, units, final, part) if charge.commitment else _plain(units)
     if not charge.split_by:
         return lambda measured: single(convert(measured.total) if convert else max(measured.total, ZERO), "")
 
@@ -150,21 +165,26 @@ def _plain(units: UnitPricer) -> _Single:
     return price
 
 
-def _committed_to(commitment: Commitment, units: UnitPricer, final: bool) -> _Single:
+def _committed_to(commitment: Commitment, units: UnitPricer, final: bool, part: Part) -> _Single:
     """Up to the commitment its own price, above it the price times the overage factor."""
     factor = commitment.overage_factor
 
     def price(quantity: Decimal, label: str) -> Rated:
         amount, rows = units(quantity)
-        committed = units(commitment.quantity)[0] if commitment.quantity is not None else commitment.amount
-        assert committed is not None
+        if commitment.quantity is not None:
+            committed = units(part.of(commitment.quantity))[0]
+            named = price_figure(committed) if part is WHOLE else part.said(figure(commitment.quantity))
+        else:
+            assert commitment.amount is not None
+            committed = part.of(commitment.amount)
+            named = part.said(price_figure(commitment.amount))
         missing = EXACT.subtract(committed, amount)
         if missing >= 0:
             due = missing if final and commitment.true_up else ZERO
-            reason = f"up to the commitment of {price_figure(committed)}"
+            reason = f"up to the commitment of {named}"
         else:
             due = EXACT.multiply(EXACT.subtract(factor, 1), -missing)
-            reason = f"for {price_figure(-missing)} above the commitment at {figure(factor)} times the price"
+            reason = f"for {part.price(-missing)} above the commitment at {figure(factor)} times the price"
         adjustments = (Adjustment(reason, due),) if due else ()
         return Rated(EXACT.add(amount, due), quantity, _labelled(rows, label) if label else rows, adjustments)
 
@@ -254,9 +274,14 @@ def _dynamic(multiplier: Decimal) -> Pricer:
     return price
 
 
-def _bounded(charge: Charge, price: Pricer, final: bool) -> Pricer:
+def _bounded(charge: Charge, price: Pricer, final: bool, part: Part) -> Pricer:
     """The amount after the charge's own discount, not above its maximum and, at the end, not below its minimum."""
-    percent, maximum, minimum = charge.discount_percent, charge.maximum, charge.minimum
+    percent = charge.discount_percent
+    maximum, minimum = charge.maximum, charge.minimum
+    most, least = (part.said(price_figure(bound or ZERO)) for bound in (maximum, minimum))
+    if part.share:  # a part without a day keeps its whole maximum: nobody uses for nothing
+        maximum = part.of(maximum) if maximum is not None else None
+    minimum = part.of(minimum) if minimum is not None else None
 
     def bounded(measured: Measured) -> Rated:
         rated = price(measured)
@@ -267,11 +292,11 @@ def _bounded(charge: Charge, price: Pricer, final: bool) -> Pricer:
             amount = EXACT.subtract(amount, off)
         if maximum is not None and amount > maximum:
             off = EXACT.subtract(amount, maximum)
-            adjustments.append(Adjustment(f"above the maximum of {price_figure(maximum)}", -off))
+            adjustments.append(Adjustment(f"above the maximum of {most}", -off))
             amount = maximum
         if minimum is not None and final and amount < minimum:
             missing = EXACT.subtract(minimum, amount)
-            adjustments.append(Adjustment(f"up to the minimum of {price_figure(minimum)}", missing))
+            adjustments.append(Adjustment(f"up to the minimum of {least}", missing))
             amount = minimum
         return Rated(amount, rated.quantity, rated.rows, tuple(adjustments))
 

@@ -52,6 +52,8 @@ class LatePeriod:
     """The closed period and what it was billed under."""
     since: tuple[PartitionPosition, ...]
     """Up to where it is already billed."""
+    rating_engine: str = "1"
+    """Version of the arithmetic that it was billed with, and is rated with again."""
 
     @property
     def span(self) -> BilledSpan:

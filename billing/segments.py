@@ -11,14 +11,14 @@ An instant of change belongs to the new segment; of several changes at one insta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
 from billing.period import Period
 from billing.price import Charge
 from billing.pricing import Priced, PricedCharge, Pricing
-from billing.proration import fraction
+from billing.proration import Proration, share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,12 @@ class BilledSpan:
     """What is billed."""
     whole: Period
     """The full billing period around it; equal to `period` unless the span is partial."""
+    zone: str = "UTC"
+    """IANA zone of the subscription, in which days are counted; UTC in spans from before plans could choose days."""
 
-    @property
-    def share(self) -> Fraction:
-        """The exact part of the full price that the span costs (SEMANTICS 11)."""
-        return fraction(self.period, self.whole)
+    def share(self, rule: Proration) -> Fraction:
+        """The exact part of the full price that the span costs under a plan's rule (SEMANTICS 11)."""
+        return share(self.period, self.whole, rule, self.zone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +56,6 @@ class Segment:
         """The full billing period around it."""
         return self.span.whole
 
-    @property
-    def share(self) -> Fraction:
-        """The exact part of the full price that it costs."""
-        return self.span.share
-
 
 Timeline = Sequence[tuple[datetime, Pricing]]
 """From when on what holds, in the order of decision at equal instants."""
@@ -75,14 +71,14 @@ def tiled(span: BilledSpan, timeline: Timeline) -> tuple[Segment, ...]:
             continue
         if made and made[-1].pricing == pricing:
             start = made.pop().period.start
-        made.append(Segment(span=BilledSpan(period=Period(start, end), whole=span.whole), pricing=pricing))
+        made.append(Segment(span=replace(span, period=Period(start, end)), pricing=pricing))
     return tuple(made)
 
 
 def union(segments: Sequence[Segment]) -> BilledSpan:
     """The span that adjoining `segments` make up."""
     first, last = segments[0], segments[-1]
-    return BilledSpan(period=Period(first.period.start, last.period.end), whole=first.whole)
+    return replace(first.span, period=Period(first.period.start, last.period.end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +95,16 @@ class ChargeSpan:
     def charge(self) -> Charge:
         """The charge."""
         return self.item.charge
+
+    @property
+    def prorated(self) -> bool:
+        """Whether a part of a period costs a part."""
+        return self.charge.prorate and self.plan.proration is not Proration.NONE
+
+    @property
+    def share(self) -> Fraction:
+        """The exact part of what is charged or promised for a full period."""
+        return self.span.share(self.plan.proration) if self.charge.prorate else Fraction(1)
 
 
 def charge_spans(
@@ -117,7 +123,7 @@ def charge_spans(
         for item in plan.charges:
             before = going_on.get(item.rule)
             if before is not None:
-                joined = BilledSpan(period=Period(before.span.period.start, segment.period.end), whole=segment.whole)
+                joined = replace(before.span, period=Period(before.span.period.start, segment.period.end))
                 row.append(ChargeSpan(item, before.plan, joined, before.prepaid))
                 continue
             billed = index == 0 and item.charge.in_advance and (plan.key, item.rule) in paid

@@ -38,7 +38,7 @@ from billing.plan_change import (
 )
 from billing.plan_change import Event as PricingChange
 from billing.pricing import AddOnQuantity, Pricing
-from billing.run import BillingRun, Cut, LatePeriod, PartitionPosition
+from billing.run import BillingRun, LatePeriod, PartitionPosition
 from billing.segments import BilledSpan, Segment
 
 # A period that ended where it began could not be told from the one before it, which ended there, too.
@@ -295,7 +295,7 @@ def created(
 def first_span(cadence: Cadence, starts_at: datetime) -> BilledSpan:
     """The first period, from the start to the first boundary, and the full period it is part of."""
     whole = full_period(cadence, starts_at)
-    return BilledSpan(period=Period(starts_at, whole.end), whole=whole)
+    return BilledSpan(period=Period(starts_at, whole.end), whole=whole, zone=cadence.zone)
 
 
 def cadence_at(known: Scheduled | Active, instant: datetime) -> Cadence:
@@ -316,10 +316,12 @@ def period_end(state: Active, now: datetime) -> datetime:
     return current if now < current else full_period(cadence_at(state, now), now).end
 
 
-def late_after(state: Active, closed: tuple[Segment, ...], cut: Cut) -> tuple[LatePeriod, ...]:
-    """The periods to look for late usage in once `closed` is billed up to `cut`."""
-    earlier = tuple(replace(each, since=cut.positions) for each in state.late)
-    return (*earlier, LatePeriod(segments=closed, since=cut.positions))[-LATE_PERIODS:]
+def late_after(state: Active, run: BillingRun) -> tuple[LatePeriod, ...]:
+    """The periods to look for late usage in once `run` has billed what it closed."""
+    since = run.cut.positions
+    earlier = tuple(replace(each, since=since) for each in state.late)
+    closed = LatePeriod(segments=run.segments, since=since, rating_engine=run.rating_engine)
+    return (*earlier, closed)[-LATE_PERIODS:]
 
 
 def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence[Event]:
@@ -369,11 +371,11 @@ def evolve(state: State, event: Event) -> State:
                 cadence=cadence_at(s, following.period.start),
                 current=following,
                 prepaid=e.run,
-                late=late_after(s, e.run.segments, e.run.cut),
+                late=late_after(s, e.run),
                 changes=tuple(each for each in s.changes if each.effective_at > following.period.start),
             )
         case Active() as s, BillingPeriodClosed() as e:
-            return replace(s, late=late_after(s, e.run.segments, e.run.cut))
+            return replace(s, late=late_after(s, e.run))
         case Active() as s, SubscriptionCanceled(ends_at=ends_at):
             return replace(s, ends_at=ends_at)
         case Scheduled() as s, SubscriptionCanceled():

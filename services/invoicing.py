@@ -26,7 +26,7 @@ from billing.catalog import PriceBookPublished
 from billing.envelope import CommandResult, Outcome
 from billing.ids import CustomerId, TenantId
 from billing.invoice import IssueInvoice
-from billing.invoicing import RATING_ENGINE, LatePeriod, Need, PartitionPosition, lines, needs, one_by_one, versions
+from billing.invoicing import RATING_ENGINES, LatePeriod, Need, PartitionPosition, lines, needs, one_by_one, versions
 from billing.metering import Measured
 from infra import postgres, telemetry
 from infra.errors import Conflict, Transient
@@ -202,8 +202,9 @@ def rate(job: Job, snapshot: Snapshot) -> IssueInvoice:
         NotReady: usage up to the cut is not all counted yet, or a price book is not projected yet.
     """
     run = job.run
-    if run.rating_engine != RATING_ENGINE:
-        raise ValueError(f"the run was fixed for rating engine {run.rating_engine}; this is {RATING_ENGINE}")
+    if run.rating_engine not in RATING_ENGINES:
+        known = ", ".join(RATING_ENGINES)
+        raise ValueError(f"the run was fixed for rating engine {run.rating_engine}; this knows {known}")
     if not snapshot.passed(job.tenant_id, run.cut.positions):
         raise NotReady("usage up to the cut is not counted yet")
     late = snapshot.late(job)

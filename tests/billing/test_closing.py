@@ -9,6 +9,7 @@ from fractions import Fraction
 from billing.ids import SubscriptionId
 from billing.invoicing import Cut, InvoiceReason, PartitionPosition
 from billing.period import Period
+from billing.proration import Proration
 from billing.subscription import CancelSubscription
 from billing.tenant import Policies
 from tests.billing.tenants import (
@@ -49,7 +50,7 @@ def test_a_plan_without_fees_in_advance_has_no_invoice_at_the_start() -> None:
 def test_a_start_within_the_month_bills_its_share_of_the_full_period() -> None:
     start = datetime(2026, 1, 17, tzinfo=UTC)
     life = a_tenant(test_clock=start).given(SUBSCRIBE)
-    assert life.when(ACTIVATE).event.run.advance.share == Fraction(15, 31)
+    assert life.when(ACTIVATE).event.run.advance.span.share(Proration.SECOND) == Fraction(15, 31)
 
 
 def test_the_end_bills_the_periods_usage_and_the_next_fee_up_to_the_cut() -> None:

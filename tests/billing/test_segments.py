@@ -19,7 +19,7 @@ from billing.period import Period
 from billing.plan_change import ChangePlan
 from billing.price import Charge, Flat
 from billing.pricing import Pricing
-from billing.proration import settled
+from billing.proration import Proration, settled
 from billing.segments import BilledSpan, tiled
 from billing.subscription import Active, CancelSubscription
 from tests.billing.tenants import ACTIVATE, BOOK, CREATE_C1, REGISTER, S1, SUBSCRIBE, Life, close, issue, until
@@ -42,10 +42,26 @@ def test_segments_tile_the_period(first: Pricing, changes: list[tuple[datetime, 
     assert (made[0].period.start, made[-1].period.end) == (JANUARY, FEBRUARY)
     assert all(a.period.end == b.period.start for a, b in pairwise(made))
     assert all(a.pricing != b.pricing for a, b in pairwise(made))
-    assert sum((each.share for each in made), Fraction(0)) == 1
+    assert sum((each.span.share(Proration.SECOND) for each in made), Fraction(0)) == 1
     for segment in made:
         in_force = [pricing for at, pricing in timeline if at <= segment.period.start][-1]
         assert segment.pricing == in_force
+
+
+@given(
+    st.lists(st.tuples(instants | few_instants, pricings), max_size=8),
+    st.sampled_from(["UTC", "America/New_York", "Pacific/Kiritimati"]),
+    st.sampled_from([Proration.SECOND, Proration.DAY]),
+)
+def test_the_shares_of_any_chain_of_changes_sum_to_one(
+    changes: list[tuple[datetime, Pricing]], zone: str, rule: Proration
+) -> None:
+    timeline = [
+        (JANUARY, Pricing(plan="a", price_book_version=1, currency="USD")),
+        *sorted(changes, key=lambda c: c[0]),
+    ]
+    made = tiled(replace(SPAN, zone=zone), timeline)
+    assert sum((each.span.share(rule) for each in made), Fraction(0)) == 1
 
 
 @given(st.lists(st.fractions(-1000, 1000), max_size=12))
@@ -60,12 +76,13 @@ def test_parts_are_settled_to_their_exact_sum(parts: list[Fraction]) -> None:
     fees=st.tuples(prices, prices, prices),
     changes=st.lists(st.tuples(instants | few_instants, st.sampled_from(KEYS)), max_size=6),
     ends_at=st.none() | few_instants.filter(lambda at: at > JANUARY),
+    rule=st.sampled_from([Proration.SECOND, Proration.DAY]),
 )
 def test_a_chain_of_changes_neither_loses_nor_makes_a_cent(
-    fees: tuple[Decimal, ...], changes: list[tuple[datetime, str]], ends_at: datetime | None
+    fees: tuple[Decimal, ...], changes: list[tuple[datetime, str]], ends_at: datetime | None, rule: Proration
 ) -> None:
     """What was paid in advance, less what is given back, plus what is charged, is the exact sum rounded once."""
-    plans = tuple(_plan(key, fee) for key, fee in zip(KEYS, fees, strict=True))
+    plans = tuple(_plan(key, fee, rule) for key, fee in zip(KEYS, fees, strict=True))
     life = Life().given(REGISTER, replace(BOOK, plans=plans), CREATE_C1, replace(SUBSCRIBE, plan="a"), ACTIVATE)
     life.given(issue(life, *_lines(life)))
     paid = life.last_invoice.total.minor
@@ -79,7 +96,8 @@ def test_a_chain_of_changes_neither_loses_nor_makes_a_cent(
     _until(life, active.boundary).given(close(active.boundary))
     run = life.decided[0].run
     cost = dict(zip(KEYS, fees, strict=True))
-    exact = sum((Fraction(cost[each.pricing.plan]) * each.share for each in run.segments), Fraction(0))
+    shares = [(cost[each.pricing.plan], each.span.share(rule)) for each in run.segments]
+    exact = sum((Fraction(fee) * share for fee, share in shares), Fraction(0))
     settling = [
         each.amount.minor
         for each in lines(run, life.state.catalog.by_version, (), {})
@@ -91,10 +109,9 @@ def test_a_chain_of_changes_neither_loses_nor_makes_a_cent(
     assert paid + sum(settling) == expected
 
 
-def _plan(key: str, fee: Decimal) -> Plan:
-    return Plan(
-        key=key, name=key, currency="USD", charges=(Charge(key="fee", name="Fee", model=Flat(fee), in_advance=True),)
-    )
+def _plan(key: str, fee: Decimal, rule: Proration) -> Plan:
+    charge = Charge(key="fee", name="Fee", model=Flat(fee), in_advance=True)
+    return Plan(key=key, name=key, currency="USD", charges=(charge,), proration=rule)
 
 
 def _lines(life: Life) -> tuple[object, ...]:
