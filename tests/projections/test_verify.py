@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
+from billing import closing
+from billing.catalog import Plan, PublishPriceBook
+from billing.invoicing import RATING_ENGINES
+from billing.price import Charge, PerUnit
+from billing.proration import Proration
 from infra import postgres
 from infra.settings import Settings
 from projections import generation
 from services import cli
-from tests.projections.history import START, History
+from tests.projections.history import CALLS, START, History
 from tests.projections.log import append
 from tests.projections.test_replay import project_log
 from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
@@ -118,6 +125,33 @@ def test_an_invoice_that_does_not_follow_from_the_log_is_reported(
     shown = capsys.readouterr().out
     assert "2 invoices rated again, 1 differing" in shown
     assert "calls of 3,000 for 15.00; the log makes it calls of 1,000 for 5.00" in shown
+
+
+def test_runs_of_every_rating_engine_are_made_again(
+    stack: Stack,
+    fresh: Settings,
+    pool: postgres.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A minimum of 31.00 in the last 16 days of January: the first engine charged all of it, as it still does."""
+    least = Charge(key="calls", name="Calls", model=PerUnit(Decimal("0.005")), meter="calls", minimum=Decimal(31))
+    day = Plan(key="pro", name="Pro", currency="USD", charges=(least,), proration=Proration.DAY)
+    totals = []
+    for engine in RATING_ENGINES:
+        monkeypatch.setattr(closing, "RATING_ENGINE", engine)
+        history = History(f"engine-{engine}").register(taxes=())
+        history.send(PublishPriceBook(meters=(CALLS,), plans=(day,)))
+        history.advance(START + timedelta(days=15)).subscribe("ann")
+        measure_from_now_on(fresh, history.tenant, START)
+        positions = send(fresh, history.tenant, calls("ann", 100, START + timedelta(days=20)))
+        totals.append(str(history.issue(history.close("ann", positions=positions), 100).total))
+        append(fresh, history.events)
+    project_log(fresh, pool)
+    count_log(fresh, pool)
+    assert totals == ["31.00", "16.00"]
+    assert run(stack, fresh, monkeypatch, "verify") == 0
+    assert "2 invoices rated again, 0 differing" in capsys.readouterr().out
 
 
 def test_rebuild_swaps_both_sets_and_everything_is_still_identical(
