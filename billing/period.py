@@ -135,7 +135,10 @@ def period_from(cadence: Cadence, start: datetime) -> Period:
 
     A start on the anchor's day (day of the month, weekday) keeps that day and runs for a whole interval; any other
     runs to the next boundary. So a monthly subscription that turns half-yearly on 1 September ends on 1 March.
+    A calendar plan has no day to keep: it always runs to the calendar's next boundary.
     """
+    if cadence.alignment is Alignment.CALENDAR:
+        return Period(start, full_period(cadence, start).end)
     aligned = _aligned(cadence)
     interval = parse_interval(cadence.interval)
     single = Cadence(cadence.zone, aligned, _unit(interval), Alignment.ANCHOR, cadence.day)

@@ -177,6 +177,12 @@ def test_a_change_of_interval_keeps_the_anchors_day(interval: str, start: str, e
     assert period_from(cadence, utc(start)) == Period(utc(start), utc(end))
 
 
+def test_a_calendar_period_ends_with_the_calendar_whenever_it_starts() -> None:
+    yearly = Cadence("UTC", local("2024-03-01"), "P1Y")
+    assert period_from(yearly, utc("2024-03-01")) == Period(utc("2024-03-01"), utc("2025-01-01"))
+    assert period_from(yearly, utc("2025-01-01")) == full_period(yearly, utc("2025-01-01"))
+
+
 def test_a_change_of_interval_keeps_the_billing_day() -> None:
     cadence = Cadence("UTC", local("2026-01-10"), "P6M", Alignment.ANCHOR, day=31)
     assert period_from(cadence, utc("2026-04-30")) == Period(utc("2026-04-30"), utc("2026-10-31"))

@@ -22,7 +22,12 @@ from tests.conformance.peers import Peer
 
 Given = dict[str, Any]
 Results = dict[str, Any]
-ROUNDINGS = {"ceil": QuantityRounding.UP, "floor": QuantityRounding.DOWN, "round": QuantityRounding.HALF_UP}
+ROUNDINGS = {
+    "none": QuantityRounding.NONE,
+    "ceil": QuantityRounding.UP,
+    "floor": QuantityRounding.DOWN,
+    "round": QuantityRounding.HALF_UP,
+}
 METHODS = {
     "count": Method.COUNT,
     "sum": Method.SUM,
@@ -35,19 +40,28 @@ METHODS = {
 }
 EVER = Period(datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 SECOND = timedelta(seconds=1)
+NEXT = {
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(hours=26),
+    "week": timedelta(days=8),
+    "month": timedelta(days=32),
+}
+"""From the start of a window into the next one."""
 
 
 def aggregate(given: Given, peer: Peer) -> Results:
     match given["aggregation"]:
         case "round_units":
-            return {"value": rounded(number(given["value"]), ROUNDINGS[given["mode"]], given["decimals"])}
+            mode = ROUNDINGS[given.get("mode") or "none"]
+            return {"value": rounded(number(given["value"]), mode, given.get("decimals") or 0)}
         case "running_total":
             return _running_totals(given)
     if "boundaries" in given:
         return _by_period(given)
     if "from_inclusive" in given:
         return _by_window(given)
-    if given.get("prorated"):
+    if given.get("prorated") and given["aggregation"] in ("sum", "unique_count"):
         return _prorated(given, peer)
     return _one_quantity(given)
 
@@ -57,10 +71,12 @@ def points(given: Given) -> list[Point]:
     dimensions = given.get("group_by") or ()
     names = [dimensions] if isinstance(dimensions, str) else list(dimensions)
     made = []
-    for i, event in enumerate(given["events"]):
+    for i, event in enumerate(given.get("events") or ()):
         at = instant(event["at"]) if "at" in event else EVER.start + (i + 1) * SECOND
         value = event.get("value", "1")
         unique = given["aggregation"] == "unique_count"
+        if not (event.get("in_period", True) or given.get("recurring")):
+            continue  # what lies before the period counts only for a meter that carries over
         if not unique and not _is_number(value):
             continue
         made.append(
@@ -86,17 +102,13 @@ def _is_number(value: str) -> bool:
 def _one_quantity(given: Given) -> Results:
     method = METHODS[given["aggregation"]]
     found = points(given)
-    if "in_period" in (given["events"] or [{}])[0]:
-        # What lies before the period counts only for a meter that carries over.
-        kept = [given["recurring"] or event["in_period"] for event in given["events"]]
-        found = [point for point, keep in zip(found, kept, strict=True) if keep]
     period = (
         Period(instant(given["period"]["start"]), instant(given["period"]["end_exclusive"]))
         if "period" in given
         else EVER
     )
-    results: Results = {"events_count": len(found)}
-    if "group_by" in given:
+    results: Results = {"events_count": sum(given.get("recurring") or point.at in period for point in found)}
+    if given.get("group_by"):
         cells = {"/".join(key): measure(method, inside, period) for key, inside in by_dimensions(found).items()}
         results["groups"] = cells
         value = cells[given["group"]] if "group" in given else sum(cells.values(), Decimal(0))
@@ -132,17 +144,17 @@ def _prorated(given: Given, peer: Peer) -> Results:
 
 
 def _running_totals(given: Given) -> Results:
-    """The running totals that a percentage's free allowances look at, up to the one that uses them up."""
-    totals: list[Decimal] = []
-    running = Decimal(0)
-    for i, event in enumerate(given["events"]):
-        if given["free_events"] is not None and i >= given["free_events"]:
-            break
-        if given["free_total"] is not None and running > number(given["free_total"]):
-            break
-        running += number(event["value"])
-        totals.append(running)
-    return {"running_totals": totals}
+    """The sums so far that a percentage's free allowance looks at, up to the one that uses it up.
+
+    An allowance of events comes before one of the total; without any nothing is looked at.
+    """
+    count, limit = given.get("free_events") or 0, number(given.get("free_total"))
+    found = points(given)
+    sums = [measure(Method.SUM, found[: i + 1], EVER) for i in range(len(found))]
+    if count:
+        return {"running_totals": sums[:count]}
+    within = [each for each in sums if each <= limit]
+    return {"running_totals": sums[: len(within) + 1] if limit else []}
 
 
 def _by_period(given: Given) -> Results:
@@ -160,13 +172,13 @@ def _by_period(given: Given) -> Results:
 
 def _by_window(given: Given) -> Results:
     """A query is widened to whole windows, since only whole windows are kept."""
-    unit, zone = given["window"], given["timezone"]
+    unit, zone = given.get("window"), given.get("timezone") or "UTC"
     asked = Period(instant(given["from_inclusive"]), instant(given["to_exclusive"]))
     if unit is None:
         value = measure(METHODS[given["aggregation"]], points(given), asked)
         return {"rows": [{"start": asked.start, "end_exclusive": asked.end, "value": value}]}
     last = window_start(asked.end - timedelta(microseconds=1), unit, zone)
-    widened = Period(window_start(asked.start, unit, zone), max(asked.end, last + timedelta(hours=1)))
+    widened = Period(window_start(asked.start, unit, zone), window_start(last + NEXT[unit], unit, zone))
     found = windows(METHODS[given["aggregation"]], points(given), widened, unit, zone)
     rows = [each for each in found if each.period.start <= last]
     return {
@@ -181,9 +193,9 @@ def event_value(given: Given, peer: Peer) -> Results:
         key="meter",
         event_type="used",
         aggregation=Aggregation(aggregation),
-        value=None if aggregation == "count" else given["value_property"],
+        value=None if aggregation == "count" else given.get("value_property"),
     )
-    properties = {key: str(value) for key, value in given["data"].items() if value is not None}
+    properties = {key: str(value) for key, value in (given.get("data") or {}).items() if value is not None}
     event = UsageEvent(
         id="1", source="peer", type="used", customer="c", time=datetime(2024, 1, 1, tzinfo=UTC), properties=properties
     )

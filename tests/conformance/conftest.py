@@ -1,4 +1,7 @@
-"""Where the cases come from: the copy in this folder, or another with `pytest tests/conformance --vectors DIR`."""
+"""Where the cases come from: the copies in this folder, or another with `pytest tests/conformance --vectors DIR`.
+
+`vectors/` is what was handed over, `more/` are further figures that the peers' public tests state, in the same form.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,27 @@ from typing import Any
 
 import pytest
 
-COPY = Path(__file__).parent / "vectors"
+COPIES = (Path(__file__).parent / "vectors", Path(__file__).parent / "more")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--vectors", type=Path, default=COPY, help="folder with the cases to run (JSON files)")
+    parser.addoption("--vectors", type=Path, help="folder with the cases to run (JSON files) instead of the copies")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" not in metafunc.fixturenames:
+    if "file" not in metafunc.fixturenames:
         return
     params = [
         pytest.param(file, case, id=case["id"], marks=[pytest.mark.policy] if case.get("policy") else [])
-        for file, case in cases(metafunc.config.getoption("--vectors", COPY))
+        for file, case in chosen(metafunc.config)
     ]
     metafunc.parametrize(("file", "case"), params)
+
+
+def chosen(config: pytest.Config) -> list[tuple[str, dict[str, Any]]]:
+    """Every case of this run, with the name of its file."""
+    other: Path | None = config.getoption("--vectors", None)
+    return [each for folder in ([other] if other else COPIES) for each in cases(folder)]
 
 
 def cases(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ from billing.discount import Coupon, discounts
 from billing.errors import CurrencyMismatch, Rejected
 from billing.money import Money, exponent
 from billing.tax import TaxedLine, TaxRate, tax_lines, taxes
-from tests.conformance.figures import number
+from tests.conformance.figures import first, number
 from tests.conformance.peers import Peer
 
 Given = dict[str, Any]
@@ -23,15 +24,18 @@ def cents(value: Any, currency: str = "USD") -> Money:
     return Money(int(value), currency)
 
 
-def coupon(given: Given, code: str = "coupon", currency: str = "USD") -> Coupon:
+def coupon(given: Given, code: str = "coupon", currency: str = "USD", lines: Sequence[str] = ()) -> Coupon:
+    """A coupon as a catalogue would publish it; `lines` are the keys that it is limited to."""
+    fixed = given["kind"] == "fixed"
+    own = first(given, "coupon_currency", "currency", default=currency)
     made = Coupon(
         code=code,
-        percent=number(given["percent"]) if given["kind"] == "percentage" else None,
-        amount=cents(given["amount_cents"], currency).major() if given["kind"] == "fixed" else None,
-        currency=given.get("coupon_currency", currency) if given["kind"] == "fixed" else None,
-        invoices=given.get("remaining_periods"),
-        charges=tuple(str(i) for i in given.get("eligible_lines", ())),
-        carry_over=given["kind"] == "fixed" and given.get("frequency") == "once",
+        percent=None if fixed else number(given["percent"]),
+        amount=cents(given["amount_cents"], own).major() if fixed else None,
+        currency=own if fixed else None,
+        invoices=given.get("remaining_periods") or None,
+        charges=tuple(lines) or tuple(str(i) for i in given.get("eligible_lines") or ()),
+        carry_over=fixed and given.get("frequency") == "once",
     )
     made.check("coupon")
     return made
@@ -42,7 +46,7 @@ def coupon_amount(given: Given, peer: Peer) -> Results:
 
 
 def coupon_on_lines(given: Given, peer: Peer) -> Results:
-    currency = given.get("invoice_currency", "USD")
+    currency = first(given, "invoice_currency", "currency", default="USD")
     lines = [cents(each, currency) for each in given["lines_cents"]]
     open_lines = [
         line - cents(off, currency)
@@ -55,8 +59,10 @@ def coupon_on_lines(given: Given, peer: Peer) -> Results:
     taken = discounts([made], open_lines, [str(i) for i in range(len(lines))], left)
     per_line = taken[0].amounts if taken else [Money.zero(currency)] * len(lines)
     total = sum(per_line, Money.zero(currency))
-    remaining = given["remaining_periods"] - bool(total) if "remaining_periods" in given else None
-    used_up = made.amount is None or int(given.get("already_used_cents", 0)) + total.minor >= int(given["amount_cents"])
+    remaining = given["remaining_periods"] - bool(total) if given.get("remaining_periods") is not None else None
+    used_up = given.get("frequency", "once") == "once" and (
+        made.amount is None or int(given.get("already_used_cents", 0)) + total.minor >= int(given["amount_cents"])
+    )
     return {
         "discount_cents": total.minor,
         "per_line_cents": [each.minor for each in per_line],
@@ -66,29 +72,28 @@ def coupon_on_lines(given: Given, peer: Peer) -> Results:
 
 
 def coupons_in_sequence(given: Given, peer: Peer) -> Results:
-    base = cents(given["base_cents"])
-    made = [coupon(each, f"coupon {i}") for i, each in enumerate(given["coupons"])]
+    currency = given.get("currency", "USD")
+    base = cents(given["base_cents"], currency)
+    made = [coupon(each, f"coupon {i}", currency) for i, each in enumerate(given["coupons"])]
     taken = discounts(made, [base], order=peer.coupon_order)
-    total = sum((each.total for each in taken), Money.zero("USD"))
+    total = sum((each.total for each in taken), Money.zero(currency))
     return {"discount_cents": total.minor, "net_cents": (base - total).minor, "coupons_used": len(taken)}
 
 
 def tax(given: Given, peer: Peer) -> Results:
     net = cents(given["amount_cents"]) - cents(given.get("discount_cents", 0))
-    rates = [TaxRate(code=str(i), percent=number(each)) for i, each in enumerate(given["tax_percents"])]
-    made = taxes(rates, [net], "USD")
+    made = taxes(_rates(given), [net], "USD")
     return {
         "tax_cents": sum(each.amount.minor for each in made),
         "per_tax_cents": [each.amount.minor for each in made],
+        "net_cents": net.minor,
         "total_cents": net.minor + sum(each.amount.minor for each in made),
     }
 
 
 def tax_per_line(given: Given, peer: Peer) -> Results:
     lines = [
-        TaxedLine(
-            cents(each["amount_cents"]), (TaxRate(code=each["tax_percent"], percent=number(each["tax_percent"])),)
-        )
+        TaxedLine(cents(each["amount_cents"]) - cents(each.get("discount_cents", 0)), _rates(each))
         for each in given["lines"]
     ]
     made = tax_lines(lines, rounding=peer.tax_rounding)
@@ -100,23 +105,72 @@ def tax_per_line(given: Given, peer: Peer) -> Results:
 
 
 def discount_then_tax(given: Given, peer: Peer) -> Results:
-    base = cents(given.get("amount_cents", given.get("base_cents")))
-    made = [coupon(each, f"coupon {i}") for i, each in enumerate(given.get("coupons", ()))]
-    off = sum((each.total for each in discounts(made, [base], order=peer.coupon_order)), Money.zero("USD"))
-    off += cents(given.get("discount_cents", 0))
-    return {"discount_cents": off.minor, **tax({**given, "discount_cents": off.minor}, peer)}
+    """Either one amount, or lines that a discount is allocated over; the rates are those of all lines."""
+    amounts = first(given, "lines_cents", "lines") or [first(given, "amount_cents", "base_cents", "sub_total_cents")]
+    rates = given["tax_percents"] if "tax_percents" in given else [given["tax_percent"]]
+    lines = [
+        {"tax_percents": rates, **(each if isinstance(each, dict) else {"amount_cents": each})} for each in amounts
+    ]
+    coupons = list(given.get("coupons") or ())
+    if given.get("discount_percent") is not None:
+        coupons.append({"kind": "percentage", "percent": given["discount_percent"]})
+    if int(given.get("discount_cents") or 0):
+        coupons.append({"kind": "fixed", "amount_cents": given["discount_cents"]})
+    return invoice_discount_tax({**given, "lines": lines, "coupons": coupons}, peer)
+
+
+def invoice_discount_tax(given: Given, peer: Peer) -> Results:
+    """Lines with rates of their own, and coupons that may be limited to lines or to a plan."""
+    currency, lines = given.get("currency", "USD"), given["lines"]
+    keys = [str(each.get("id", i)) for i, each in enumerate(lines)]
+    nets = [cents(first(each, "amount_cents", "net_cents"), currency) for each in lines]
+    used = [each for each in given.get("coupons") or () if each.get("percent") != "0"]
+    made = [coupon(each, f"coupon {i}", currency, _limited(each, lines, keys)) for i, each in enumerate(used)]
+    taken = discounts(made, nets, keys, order=peer.coupon_order)
+    offs = [sum((each.amounts[i] for each in taken), Money.zero(currency)) for i in range(len(nets))]
+    taxed = tax_lines(
+        [TaxedLine(net - off, _rates(each)) for net, off, each in zip(nets, offs, lines, strict=True)],
+        rounding=peer.tax_rounding,
+    )
+    zero = Money.zero(currency)
+    net = sum(nets, zero) - sum(offs, zero)
+    return {
+        "per_line_discount_cents": [each.minor for each in offs],
+        "per_line_tax_cents": [each.minor for each in taxed.per_line],
+        "per_tax_cents": [each.amount.minor for each in taxed.amounts],
+        "discount_cents": sum(offs, zero).minor,
+        "net_cents": net.minor,
+        "tax_cents": taxed.total.minor,
+        "total_cents": (net + taxed.total).minor,
+    }
+
+
+def _limited(given: Given, lines: list[Given], keys: list[str]) -> list[str]:
+    plan = given.get("limited_to_plan")
+    return [
+        key
+        for key, line in zip(keys, lines, strict=True)
+        if key in (given.get("limited_to") or ()) or (plan is not None and line.get("plan") == plan)
+    ]
+
+
+def _rates(line: Given) -> tuple[TaxRate, ...]:
+    percents = line["tax_percents"] if "tax_percents" in line else [line.get("tax_percent") or "0"]
+    return tuple(TaxRate(code=f"{i}: {each}", percent=number(each)) for i, each in enumerate(percents))
 
 
 def credit_note(given: Given, peer: Peer) -> Results:
     lines = [cents(each) for each in given["lines_cents"]]
     net = sum(lines, Money.zero("USD"))
-    percent = number(given["discount_percent"])
+    percent = number(given.get("discount_percent"))
     taken = discounts([Coupon(code="discount", percent=percent)], lines) if percent else ()
     discount = sum((each.total for each in taken), Money.zero("USD"))
-    tax_amount = taxes([TaxRate(code="tax", percent=number(given["tax_percent"]))], [net - discount], "USD")[0].amount
+    tax_amount = taxes([TaxRate(code="tax", percent=number(given.get("tax_percent")))], [net - discount], "USD")[
+        0
+    ].amount
     total = net - discount + tax_amount
     balance = cents(given.get("paid_from_balance_cents", 0))
-    parts = _credited(given["credit_lines"], creditable(lines, discount, tax_amount))
+    parts = _credited(given.get("credit_lines", "all"), creditable(lines, discount, tax_amount))
     credited_total = sum((each.total for each in parts), Money.zero("USD"))
     back = refund(credited_total, balance)
     return {
@@ -165,9 +219,18 @@ def _note(note: CreditableLine) -> Results:
 
 
 def credit_on_line(given: Given, peer: Peer) -> Results:
-    amount, credit = (Money.from_major(number(given[key]), "USD") for key in ("amount", "credits"))
-    spending = spend([Credit(id="credit", left=credit)], amount)
-    return {"credits_applied": amount - spending.unpaid, "total": spending.unpaid}
+    currency, listed = given.get("currency", "USD"), given["credits"]
+    amount = Money.from_major(number(given["amount"]), currency)
+    worth = [
+        each["amount"] if isinstance(each, dict) else each for each in ([listed] if isinstance(listed, str) else listed)
+    ]
+    credits = [Credit(id=f"{i:06}", left=Money.from_major(number(each), currency)) for i, each in enumerate(worth)]
+    spending = spend(credits, amount)
+    return {
+        "credits_applied": amount - spending.unpaid,
+        "total": spending.unpaid,
+        "per_credit": [part for _, part in spending.consumed],
+    }
 
 
 def wallet_top_up(given: Given, peer: Peer) -> Results:
@@ -198,15 +261,25 @@ def format_major(given: Given, peer: Peer) -> Results:
 
 def money_arithmetic(given: Given, peer: Peer) -> Results:
     currency = given.get("currency", "USD")
-    values = [int(each) for each in given["args_minor"]]
+    values = [int(each) for each in given.get("args_minor") or ()]
     currencies = given.get("currencies", [currency] * len(values))
     amounts = [Money(value, code) for value, code in zip(values, currencies, strict=True)]
     try:
         match given["operation"]:
             case "add" | "sum":
-                found = sum(amounts[1:], amounts[0])
+                found = sum(amounts[1:], amounts[0]) if amounts else Money.zero(currency)
             case "subtract":
                 found = amounts[0] - amounts[1]
+            case "negate":
+                found = -amounts[0]
+            case "abs":
+                found = abs(amounts[0])
+            case "min":
+                found = min(amounts)
+            case "max":
+                found = max(amounts)
+            case "compare" | "less_than" | "greater_than" | "equal":
+                return _compared(*amounts)
             case "multiply":
                 found = amounts[0].times(values[1])
             case "divide":
@@ -218,6 +291,10 @@ def money_arithmetic(given: Given, peer: Peer) -> Results:
     except (CurrencyMismatch, ZeroDivisionError):
         return {"error": True}
     return {"minor": found.minor, "error": False}
+
+
+def _compared(left: Money, right: Money) -> Results:
+    return {"less": left < right, "greater": left > right, "equal": left == right, "error": False}
 
 
 def distribute_discount(given: Given, peer: Peer) -> Results:
@@ -243,6 +320,7 @@ OPERATIONS = {
     "tax": tax,
     "tax_per_line": tax_per_line,
     "discount_then_tax": discount_then_tax,
+    "invoice_discount_tax": invoice_discount_tax,
     "credit_note": credit_note,
     "credit_note_unused_days": credit_note_unused_days,
     "credit_note_amount": credit_note_amount,

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from billing.money import Money, half_up
 
@@ -21,10 +22,15 @@ def optional(text: str | int | None) -> Decimal | None:
     return None if text is None else Decimal(str(text))
 
 
-def instant(text: str) -> datetime:
-    """An instant or the UTC midnight of a date."""
+def first(given: Mapping[str, Any], *names: str, default: Any = None) -> Any:
+    """The figure under the first of `names` that a case has."""
+    return next((given[name] for name in names if given.get(name) is not None), default)
+
+
+def instant(text: str, zone: str = "UTC") -> datetime:
+    """An instant, or the local time or midnight in `zone` of one without offset."""
     found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return (found.replace(tzinfo=ZoneInfo(zone)) if found.tzinfo is None else found).astimezone(UTC)
 
 
 def local(text: str) -> datetime:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from billing.credit import Credit, CreditKind, Wallet, pay_from_wallets, spend, top_up
+from billing.credit import NEVER, Credit, CreditKind, Wallet, pay_from_wallets, spend, top_up
 from billing.grant import Grant, burn_down, effective_period
 from billing.grant import burn_order as order_of_grants
 from billing.grant import is_active as grant_is_active
-from billing.money import Money
+from billing.money import Money, exponent
 from billing.period import Alignment, Cadence, Period
-from tests.conformance.figures import instant, number, optional
+from tests.conformance import allowances
+from tests.conformance.figures import first, instant, number
 from tests.conformance.peers import Peer
 from tests.conformance.proration import INTERVALS
 
@@ -67,7 +69,7 @@ def burn_order(given: Given, peer: Peer) -> Results:
 
 def effective(given: Given, peer: Peer) -> Results:
     found = effective_period(grant(given))
-    return {"from": found.start, "to_exclusive": found.end}
+    return {"from": found.start, "to_exclusive": None if found.end == NEVER else found.end}
 
 
 def is_active(given: Given, peer: Peer) -> Results:
@@ -124,9 +126,45 @@ def wallet_allocation(given: Given, peer: Peer) -> Results:
 
 
 def credits_to_money(given: Given, peer: Peer) -> Results:
-    rate = optional(given.get("credit_rate", given.get("rate"))) or Decimal(1)
-    money = top_up(number(given["credits"]), rate, given.get("currency", "USD"))
-    return {"amount": money, "amount_cents": money.minor}
+    """Credits that are no whole minor units are worth what those that are would be."""
+    rate = number(first(given, "credit_rate", "conversion_rate", "rate", "rate_amount", default="1"))
+    currency = given.get("currency", "USD")
+    if "amount_cents" in given:
+        money = Money.from_major(number(given["amount_cents"]).scaleb(-exponent(currency)), currency)
+    else:
+        money = top_up(number(first(given, "credits", "credit_amount")), rate, currency)
+    return {
+        "amount": money,
+        "amount_cents": money.minor,
+        "balance_cents": money.minor,
+        "credits": Fraction(money.major()) / Fraction(rate),
+    }
+
+
+def wallet_overdraw(given: Given, peer: Peer) -> Results:
+    """A use that may overdraw a wallet leaves what no credit paid as a negative balance."""
+    rate = number(first(given, "credit_rate", "conversion_rate", "rate", default="1"))
+
+    def money(*names: str) -> Money:
+        for name in names:
+            if given.get(f"{name}_cents") is not None:
+                return Money(int(given[f"{name}_cents"]), "USD")
+            if given.get(name) is not None:
+                return top_up(number(given[name]), rate if name in ("credits", "credit_balance") else Decimal(1), "USD")
+        return Money.zero("USD")
+
+    balance = money("balance", "credit_balance")
+    use = money("use", "debit", "usage", "amount", "credits", "consumed")
+    spending = spend([Credit(id="wallet", left=balance)], use)
+    after = sum((each.left for each in spending.credits), Money.zero("USD")) - spending.unpaid
+    return {
+        **dict.fromkeys(("balance", "balance_after", "new_balance", "remaining"), after),
+        **{f"{name}_cents": after.minor for name in ("balance", "balance_after", "new_balance", "remaining")},
+        "overdrawn": spending.unpaid,
+        "overdrawn_cents": spending.unpaid.minor,
+        "credit_balance": Fraction(after.major()) / Fraction(rate),
+        "negative": after.minor < 0,
+    }
 
 
 OPERATIONS = {
@@ -137,4 +175,6 @@ OPERATIONS = {
     "wallet_burn": wallet_burn,
     "wallet_allocation": wallet_allocation,
     "credits_to_money": credits_to_money,
+    "wallet_overdraw": wallet_overdraw,
+    **allowances.OPERATIONS,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -16,9 +17,6 @@ from billing.price import (
     CapacityLimit,
     CapacityTier,
     Cell,
-    Charge,
-    Conversion,
-    ConversionOperation,
     Dynamic,
     Flat,
     Graduated,
@@ -33,108 +31,22 @@ from billing.price import (
     Tier,
     Volume,
 )
-from billing.price_check import check
 from billing.quantity import after_free_units, convert
-from billing.rating import Rated, bill_so_far, rate
-from billing.tax import TaxRate, taxes
+from billing.rating import bill_so_far, rate
 from billing.tiers import graduated_between
 from tests.conformance.figures import number, optional
+from tests.conformance.lines import charge, conversion, line, lines, tier_of, whole, with_tax
 from tests.conformance.peers import Peer
 from tests.conformance.prices import tiers
 from tests.conformance.recurring import graduated_prorated
 
 Given = dict[str, Any]
 Results = dict[str, Any]
-ROUNDINGS = {
-    "none": QuantityRounding.NONE,
-    "ceiling": QuantityRounding.UP,
-    "floor": QuantityRounding.DOWN,
-    "half_up": QuantityRounding.HALF_UP,
-}
 
 
 def rated(given: Given, peer: Peer) -> Results:
     """The results of one case of rating, by its model."""
     return MODELS[given["model"]](given, peer)
-
-
-def charge(model: PriceModel, given: Given, **options: Any) -> Charge:
-    """A charge as a catalogue would publish it: it must pass the catalogue's check."""
-    made = Charge(
-        key="charge",
-        name="Charge",
-        model=model,
-        meter=None if isinstance(model, Flat) else "meter",
-        minimum=optional(given.get("min_spend")),
-        maximum=optional(given.get("max_spend")),
-        discount_percent=number(given.get("percentage_discount")),
-        conversion=conversion(given["unit_conversion"]) if "unit_conversion" in given else None,
-        **options,
-    )
-    check(made, "charge")
-    return made
-
-
-def line(made: Charge, given: Given) -> Results:
-    """One line of a period that may be billed in several: the total so far less what was billed (SEMANTICS 20)."""
-    already, quantity = number(given.get("already_rated_quantity")), number(given.get("quantity"))
-    final = given.get("line", "whole_period") in ("whole_period", "last_in_period")
-    before = rate(made, Measured(already), final=False) if already else None
-    so_far = rate(made, Measured(EXACT.add(already, quantity)), final=final)
-    nothing_so_far = not already and not so_far.amount
-    billed = (
-        number(given["previously_billed"]) if "previously_billed" in given else before.amount if before else Decimal(0)
-    )
-    currency = given.get("currency", "USD")
-    usage = EXACT.subtract(so_far.usage, before.usage if before else billed if nothing_so_far or not quantity else 0)
-    adjustments = {each.reason.split(" of ")[0]: each.amount for each in so_far.adjustments}
-    discounts = sum((-each.amount for each in so_far.adjustments if each.amount < 0), Decimal(0))
-    given_before = (
-        sum((-each.amount for each in before.adjustments if each.amount < 0), Decimal(0)) if before else Decimal(0)
-    )
-    total = Money.from_major(so_far.amount, currency) - Money.from_major(billed, currency)
-    return {
-        **whole(so_far),
-        "total": total,
-        "usage_amount": usage,
-        "discount": discounts - given_before,
-        "minimum_spend": adjustments.get("up to the minimum", Decimal(0)),
-        "lines": 1 if total else 0,
-    }
-
-
-def whole(result: Rated) -> Results:
-    """What a rated quantity tells: the amount and its breakdown."""
-    steps = result.steps
-    packages = sum((step.quantity for step in steps), Decimal(0))
-    return {
-        "amount": result.amount,
-        "amount_cents": Money.from_major(result.amount, "USD").minor,
-        "billed_quantity": result.quantity,
-        "packages": packages,
-        "blocks": packages,
-        "tiers": [
-            {"tier": _tier(s.label), "units": s.quantity, "blocks": s.quantity, "amount": s.amount} for s in steps
-        ],
-        "tier": _tier(steps[-1].label) if steps else None,
-    }
-
-
-def _tier(label: str) -> int:
-    return int(label.removeprefix("tier ")) if label.startswith("tier ") else 1
-
-
-def with_tax(results: Results, given: Given) -> Results:
-    if "tax_percent" not in given:
-        return results
-
-    net = Money.from_major(results["amount"], "USD")
-    tax = taxes([TaxRate(code="tax", percent=number(given["tax_percent"]))], [net], "USD")[0].amount
-    return {**results, "total_with_tax": net + tax, "total_with_tax_cents": (net + tax).minor}
-
-
-def _lines(model: PriceModel, given: Given) -> Results:
-    return with_tax(line(charge(model, given), given), given)
 
 
 def standard(given: Given, peer: Peer) -> Results:
@@ -150,7 +62,7 @@ def standard(given: Given, peer: Peer) -> Results:
         made = charge(PerUnit(number(given["unit_price"])), given, split_by=("bucket",))
         cells = tuple(((str(i),), number(value)) for i, value in enumerate(given["buckets"]))
         return whole(rate(made, Measured(Decimal(0), cells)))
-    return _lines(PerUnit(number(given["unit_price"])), given)
+    return lines(PerUnit(number(given["unit_price"])), given)
 
 
 def _count(events: list[Given], key: str) -> dict[str, str]:
@@ -177,16 +89,20 @@ def _standard_by_filter(given: Given) -> Results:
 
 
 def package(given: Given, peer: Peer) -> Results:
+    made = charge(_package(given), given, free_units=number(given.get("free_units")))
+    return with_tax(line(made, given), given)
+
+
+def _package(given: Given) -> Package:
     rounding = QuantityRounding.DOWN if given.get("package_rounding") == "down" else QuantityRounding.UP
-    model = Package(number(given["package_size"]), number(given.get("package_price")), rounding)
-    return line(charge(model, given, free_units=number(given.get("free_units"))), given)
+    return Package(number(given["package_size"]), number(given.get("package_price")), rounding)
 
 
 def graduated_span(given: Given, peer: Peer) -> Results:
     start, end = number(given["from_exclusive"]), number(given["to_inclusive"])
     rows = graduated_between(tiers(given), start, end)
     spans = [
-        {"tier": _tier(label), "units": units, "usage_amount": EXACT.subtract(amount, flat), "flat_amount": flat}
+        {"tier": tier_of(label), "units": units, "usage_amount": EXACT.subtract(amount, flat), "flat_amount": flat}
         for label, units, _, flat, amount, _ in rows
     ]
     total = rate(charge(Graduated(tiers(given)), given), Measured(end)).amount
@@ -233,14 +149,17 @@ def percentage(given: Given, peer: Peer) -> Results:
         "free_units": EXACT.subtract(total, result.steps[0].quantity),
         "paid_events": paid_events,
         "free_events": events - paid_events,
-        "unit_amount": Fraction(result.amount) / Fraction(total) if total and not amounts else None,
+        "unit_amount": Fraction(result.amount) / Fraction(total) if total else Decimal(0),
     }
     return with_tax(results, given)
 
 
 def graduated_percentage(given: Given, peer: Peer) -> Results:
-    parts = tuple(PercentageTier(each.up_to, each.unit, each.flat) for each in tiers(given))
-    return line(charge(GraduatedPercentage(parts), given), given)
+    return lines(_percentage_tiers(given), given)
+
+
+def _percentage_tiers(given: Given) -> GraduatedPercentage:
+    return GraduatedPercentage(tuple(PercentageTier(each.up_to, each.unit, each.flat) for each in tiers(given)))
 
 
 def dynamic(given: Given, peer: Peer) -> Results:
@@ -271,10 +190,11 @@ def dynamic_multiplier(given: Given, peer: Peer) -> Results:
 
 def flat_fee(given: Given, peer: Peer) -> Results:
     """A fee in advance is owed with the first line of a period, one in arrears with the last one."""
-    in_advance = given["payment_term"] == "in_advance"
+    in_advance = given.get("payment_term") == "in_advance"
     made = charge(Flat(number(given["price"])), given, in_advance=in_advance)
-    due = given["line"] in ("whole_period", "first_in_period" if in_advance else "last_in_period")
-    return {"total": rate(made, Measured(Decimal(0))).amount if due else Decimal(0)}
+    due = given.get("line", "whole_period") in ("whole_period", "first_in_period" if in_advance else "last_in_period")
+    total = rate(made, Measured(Decimal(0))).amount if due else Decimal(0)
+    return {"amount": total, "total": total, "lines": 1 if total else 0}
 
 
 def max_spend(given: Given, peer: Peer) -> Results:
@@ -304,33 +224,17 @@ def unit_conversion(given: Given, peer: Peer) -> Results:
     return {"billed_quantity": convert(number(given["quantity"]), conversion(given))}
 
 
-def conversion(given: Given) -> Conversion:
-    rounding = ROUNDINGS[given.get("rounding", "none")]
-    return Conversion(
-        number(given["factor"]), ConversionOperation(given["operation"]), rounding, given.get("precision", 0)
-    )
-
-
 def cumulative(given: Given, peer: Peer) -> Results:
     """Each run bills the whole period so far less what the runs before it billed (SEMANTICS 20)."""
-    model: PriceModel
-    match given["model"]:
-        case "cumulative_graduated":
-            model = Graduated(tiers(given))
-        case "cumulative_volume":
-            model = Volume(tiers(given))
-        case "cumulative_package":
-            model = Package(number(given["package_size"]), number(given["package_price"]))
-        case _:
-            model = Dynamic(number(given["multiplier"]))
-    made = charge(model, given)
-    billed, totals = Money.zero(given["currency"]), []
+    name = given["model"].removeprefix("cumulative_")
+    made = charge(CUMULATED[name](given), given, free_units=number(given.get("free_units")))
+    billed, totals = Money.zero(given.get("currency", "USD")), []
     for i, run in enumerate(given["runs"]):
         final = i == len(given["runs"]) - 1
         due = bill_so_far(made, Measured(number(run["cumulative_quantity"])), billed, final=final)
         totals.append(due)
         billed += due
-    return {"run_totals": totals}
+    return {"run_totals": totals, "total": billed}
 
 
 def _blocks(given: Given) -> Blocks:
@@ -367,14 +271,29 @@ def capacity(given: Given, peer: Peer) -> Results:
     return whole(rate(charge(Capacity(("unit",), table), given), Measured(Decimal(0), cells)))
 
 
+def _unit(given: Given) -> PerUnit:
+    return PerUnit(number(given["unit_price"]))
+
+
+CUMULATED: Mapping[str, Callable[[Given], PriceModel]] = {
+    "standard": _unit,
+    "unit": _unit,
+    "per_unit": _unit,
+    "graduated": lambda given: Graduated(tiers(given)),
+    "graduated_percentage": _percentage_tiers,
+    "volume": lambda given: Volume(tiers(given)),
+    "package": _package,
+    "dynamic_multiplier": lambda given: Dynamic(number(given["multiplier"])),
+    "dynamic": lambda given: Dynamic(number(given.get("multiplier", "1"))),
+}
 MODELS = {
     "standard": standard,
     "package": package,
     "package_count": package,
-    "graduated": lambda given, peer: _lines(Graduated(tiers(given)), given),
+    "graduated": lambda given, peer: lines(Graduated(tiers(given)), given),
     "graduated_span": graduated_span,
     "graduated_tier_units": tier_units,
-    "volume": lambda given, peer: _lines(Volume(tiers(given)), given),
+    "volume": lambda given, peer: lines(Volume(tiers(given)), given),
     "percentage": percentage,
     "percentage_per_transaction": percentage,
     "graduated_percentage": graduated_percentage,
@@ -386,14 +305,11 @@ MODELS = {
     "max_spend_discount": max_spend,
     "usage_discount": usage_discount,
     "unit_conversion": unit_conversion,
-    "cumulative_dynamic_multiplier": cumulative,
-    "cumulative_graduated": cumulative,
-    "cumulative_package": cumulative,
-    "cumulative_volume": cumulative,
     "blocks_all_tiers": blocks,
     "blocks_all_tiers_multi_unit": blocks,
     "blocks_top_tier": blocks,
     "blocks_top_tier_multi_unit": blocks,
     "capacity": capacity,
+    **{f"cumulative_{name}": cumulative for name in CUMULATED},
 }
 OPERATIONS = {"rate": rated}

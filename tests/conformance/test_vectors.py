@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance import aggregation, coupons_tax_credit, grants, periods, proration, rating
-from tests.conformance.conftest import COPY, cases
+from tests.conformance.conftest import chosen
 from tests.conformance.figures import differences
 from tests.conformance.peers import Peer, peer_of, refusal
 
@@ -30,18 +29,34 @@ def test_what_the_peers_state_is_computed(file: str, case: dict[str, Any]) -> No
         pytest.skip(f"refused by rule: {reason}")
     operation = OPERATIONS.get(file, {}).get(case["given"]["op"])
     assert operation is not None, f"no adapter for {case['given']['op']} of {file}.json"
-    actual = operation(case["given"], peer_of(case))
+    given = Watched(case["given"])
+    actual = operation(given, peer_of(case))
     wrong = differences(case["expected"], actual, case.get("not_recomputed", ()))
-    assert not wrong, "\n".join([*wrong, f"policy: {case.get('policy')}", f"notes: {case.get('notes')}"])
+    ignored = f"given but not used: {', '.join(sorted(given.unread)) or 'nothing'}"
+    assert not wrong, "\n".join([*wrong, ignored, f"policy: {case.get('policy')}", f"notes: {case.get('notes')}"])
+
+
+class Watched(dict[str, Any]):
+    """What is given, knowing which of its fields no adapter looked at: the first suspects when a result differs."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__(given)
+        self.unread = set(given) - {"op"}
+
+    def __getitem__(self, key: str) -> Any:
+        self.unread.discard(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.unread.discard(key)
+        return super().get(key, default)
 
 
 def test_most_house_rules_are_offered(request: pytest.FixtureRequest) -> None:
-    folder: Path = request.config.getoption("--vectors", COPY)
-    with_policy = [case for _, case in cases(folder) if case.get("policy")]
+    with_policy = [case for _, case in chosen(request.config) if case.get("policy")]
     refused = [case for case in with_policy if refusal(case)]
     assert 2 * len(refused) <= len(with_policy), f"{len(refused)} of {len(with_policy)} are refused"
 
 
 def test_nothing_is_refused_without_a_policy(request: pytest.FixtureRequest) -> None:
-    folder: Path = request.config.getoption("--vectors", COPY)
-    assert not [case["id"] for _, case in cases(folder) if refusal(case) and not case.get("policy")]
+    assert not [case["id"] for _, case in chosen(request.config) if refusal(case) and not case.get("policy")]
