@@ -10,7 +10,7 @@ from billing.entitlement import Entitlement, EntitlementKind
 from billing.errors import Rejected
 from billing.metering import Aggregation, Meter, check_meter
 from billing.money import exponent
-from billing.period import check_interval
+from billing.period import check_interval, parse_interval
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, own_prices
 from billing.price import Charge
 from billing.price_check import check
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from billing.catalog import PublishPriceBook
 
 PERIODS_MAX = 1200  # a hundred years of months
+TRIAL_DAYS_MAX = 3_660  # ten years
 
 
 def check_price_book(book: PublishPriceBook) -> None:
@@ -45,6 +46,11 @@ def check_price_book(book: PublishPriceBook) -> None:
 
 def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
     check_interval(plan.interval, plan.alignment, f"{path}.interval")
+    if plan.trial is not None:
+        check_trial(plan.trial, f"{path}.trial")
+    if not 0 <= plan.free_periods <= PERIODS_MAX:
+        said = f"{plan.free_periods}: allowed are 0 to {PERIODS_MAX} periods"
+        raise Rejected("out_of_range", said, field=f"{path}.free_periods")
     _check_item(plan, meters, path)
     for index, phase in enumerate(plan.phases):
         _check_phase(phase, meters, f"{path}.phases[{index}]")
@@ -102,6 +108,17 @@ def _check_phase(phase: Phase, meters: dict[str, Meter], path: str) -> None:
     for index, charge in enumerate(phase.charges):
         check_charge(charge, meters, f"{path}.charges[{index}]")
     check_discount(phase.discount_percent, f"{path}.discount_percent")
+
+
+def check_trial(length: str, path: str) -> None:
+    """Refuse a trial that is no length of time, or longer than anybody means.
+
+    Raises:
+        Rejected: naming `path`.
+    """
+    parsed = parse_interval(length, path)
+    if parsed.months * 31 + parsed.days > TRIAL_DAYS_MAX:
+        raise Rejected("out_of_range", f"{length}: allowed are up to {TRIAL_DAYS_MAX} days", field=path)
 
 
 def check_discount(percent: Decimal, path: str) -> None:

@@ -163,10 +163,14 @@ def _terms(state: TenantState, moment: _Moment, plan: str, version: int, now: bo
     cadence = cadence_at(moment.known, moment.effective_at)
     anchor = cadence.anchor
     if (found.interval, found.alignment) != (cadence.interval, cadence.alignment):
-        if now and isinstance(moment.known, Active):
+        in_trial = isinstance(moment.known, Active) and moment.known.current.pricing.in_trial
+        if now and isinstance(moment.known, Active) and not in_trial:
             detail = f"plan {plan!r} bills every {found.interval}, not {cadence.interval}; allowed at the period's end"
             raise Rejected("other_interval", detail, field="at_period_end")
-        anchor = moment.effective_at.astimezone(ZoneInfo(cadence.zone)).replace(tzinfo=None)
+        begins = moment.effective_at
+        if moment.pricing.in_trial:
+            begins = max(begins, moment.known.terms.trial_ends_at or begins)
+        anchor = begins.astimezone(ZoneInfo(cadence.zone)).replace(tzinfo=None)
     return PlanTerms(
         plan=plan,
         price_book_version=version,

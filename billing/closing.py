@@ -17,7 +17,7 @@ from billing.ids import invoice_id
 from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
 from billing.override import with_own_prices
-from billing.period import Period, full_period
+from billing.period import Period
 from billing.plan_change import at, timeline
 from billing.pricing import Priced, Pricing, priced
 from billing.proration import Proration
@@ -36,6 +36,7 @@ from billing.subscription import (
     SubscriptionEnded,
     cadence_at,
     first_span,
+    span_from,
 )
 from billing.tax import TaxRate
 
@@ -53,9 +54,8 @@ def activate(
     """
     match state.subscriptions.get(command.subscription_id, Absent()):
         case Scheduled(terms=terms) as scheduled if terms.starts_at <= now:
-            span = first_span(cadence_at(scheduled, terms.starts_at), terms.starts_at)
             pricing = with_own_prices(scheduled.pricing, terms.customer_id, state.customers)
-            first = Segment(span=span, pricing=pricing)
+            first = Segment(span=first_span(scheduled), pricing=pricing)
             return [
                 SubscriptionActivated(
                     subscription_id=terms.subscription_id,
@@ -131,13 +131,11 @@ def _closed(
 def _following(state: TenantState, active: Active) -> Segment:
     """The period that begins where the current one ends, with what holds by then."""
     boundary = active.current.period.end
-    cadence = cadence_at(active, boundary)
-    whole = full_period(cadence, boundary)
     earlier = [each for each in active.changes if each.effective_at < boundary]
     ended = at(active.current.pricing, earlier, boundary)
     pricing = at(replace(ended, period_number=ended.period_number + 1), active.changes[len(earlier) :], boundary)
     pricing = with_own_prices(pricing, active.terms.customer_id, state.customers)
-    return Segment(span=BilledSpan(period=Period(boundary, whole.end), whole=whole, zone=cadence.zone), pricing=pricing)
+    return Segment(span=span_from(cadence_at(active, boundary), boundary, active.ends_at), pricing=pricing)
 
 
 def _prepaid(active: Active) -> Pricing | None:

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing import catalog, changing, customer, invoice, payment, plan_change, subscription, tenant
+from billing import catalog, changing, customer, invoice, payment, plan_change, subscribing, subscription, tenant
 from billing.closing import activate, close
 from billing.envelope import GENESIS, CommandEnvelope, EventEnvelope, EventMeta
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId, TenantId, event_id
 from billing.money import Money
 from billing.override import checked_override
-from billing.plan import prices_in
-from billing.pricing import check_quantities, priced
 
 KEY_LENGTH_MAX = 255
 KEY_RETENTION = timedelta(days=30)  # promise 7: an idempotency key is known for at least 30 days of log time
@@ -124,7 +122,7 @@ class TenantState:
                 taken = {each.coupon: each.amount for each in event.discounts}
                 payer = self.customers.get(event.customer_id, customer.initial)
                 self.customers[event.customer_id] = customer.invoiced(payer, taken, event.credit_applied)
-            case invoice.InvoicePaid():
+            case invoice.InvoicePaid() | invoice.InvoiceOmitted():
                 self._evolve_invoice(event)
             case _:
                 self.payments[event.invoice_id] = payment.evolve(self.payments.get(event.invoice_id), event)
@@ -191,7 +189,7 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
         case customer.CreateCustomer() | customer.AttachPaymentMethod() | customer.RedeemCoupon():
             return _customer(state, command, now)
         case subscription.CreateSubscription():
-            return _create_subscription(state, seller, command, now)
+            return _of_subscription(command.subscription_id, subscribing.create(state, seller, command, now))
         case subscription.ActivateSubscription():
             return _of_subscription(command.subscription_id, activate(state, seller, command, now))
         case subscription.CloseBillingPeriod():
@@ -272,38 +270,6 @@ def _customer(state: TenantState, command: customer.Command, now: datetime) -> l
     known = state.customers.get(command.customer_id, customer.initial)
     decided = customer.decide(known, command, coupon, now)
     return [Fact(f"customer:{command.customer_id}", each) for each in decided]
-
-
-def _create_subscription(
-    state: TenantState, seller: tenant.Registered, command: subscription.CreateSubscription, now: datetime
-) -> list[Fact]:
-    if command.customer_id not in state.customers:
-        raise Rejected("unknown_customer", f"there is no customer {command.customer_id!r}", field="customer_id")
-    starts_at = subscription.utc(command.starts_at) if command.starts_at else now
-    book = state.catalog.at(max(starts_at, now))
-    plan = book.plan(command.plan)
-    currency = command.currency or plan.currency
-    if prices_in(plan, currency) is None:
-        known = ", ".join([plan.currency, *(each.currency for each in plan.prices)])
-        raise Rejected("currency_mismatch", f"plan {plan.key!r} has prices in {known}", field="currency")
-    made = subscription.created(
-        command,
-        plan=plan.key,
-        version=book.version,
-        currency=currency,
-        interval=plan.interval,
-        alignment=plan.alignment,
-        zone=seller.settings.zone,
-        starts_at=starts_at,
-    )
-    check_quantities(command.add_ons)
-    priced(made.pricing, state.catalog.by_version)  # or it is refused
-    match state.subscriptions.get(command.subscription_id, subscription.initial):
-        case subscription.Absent():
-            return [Fact(f"subscription:{command.subscription_id}", made)]
-        case subscription.Scheduled(terms=terms) | subscription.Active(terms=terms) if terms == made:
-            return []
-    raise Rejected("subscription_exists", f"subscription {command.subscription_id!r} exists")
 
 
 def _of_subscription(subscription_id: SubscriptionId, decided: Sequence[Any]) -> list[Fact]:

@@ -3,6 +3,7 @@
     (absent) --SubscriptionActivated / BillingPeriodClosed--> Awaited --IssueInvoice--> Open --payment--> Paid
                                                                             |
                                                                             +-- nothing due --> Paid
+                                                                            +-- no lines --> Omitted
 
 The order of SEMANTICS 23: lines, coupons, tax, credit. The number is given here, at finalization, so that
 numbers have no gaps (SEMANTICS 24).
@@ -117,7 +118,21 @@ class InvoicePaid:
     """The journal entry; empty if nothing was paid."""
 
 
-Event = InvoiceFinalized | InvoicePaid
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceOmitted:
+    """Nothing was to be billed, not even at zero: the run has no invoice, and no number was used."""
+
+    invoice_id: InvoiceId
+    """What the invoice would have been."""
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who would have paid."""
+    omitted_at: datetime
+    """When, by the tenant's clock."""
+
+
+Event = InvoiceFinalized | InvoicePaid | InvoiceOmitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,12 @@ class Paid:
     fees: tuple[tuple[str, Money], ...]
 
 
-State = Awaited | Open | Paid
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """There was nothing to bill."""
+
+
+State = Awaited | Open | Paid | Omitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +184,21 @@ class Terms:
 
 
 def issue(state: State | None, command: IssueInvoice, terms: Terms) -> Sequence[Event]:
-    """The facts that follow from issuing; none if the invoice is already issued.
+    """The facts that follow from issuing; none if the invoice is already issued, or was omitted.
 
     Raises:
         Rejected: no run waits for this invoice, or a line has another currency than the run.
     """
     match state:
-        case Open() | Paid():
+        case Open() | Paid() | Omitted():
             return []
+        case Awaited(run=run) if not command.lines and run.rating_engine != "1":  # which made an empty one
+            subscription, customer = run.subscription_id, run.customer_id
+            return [
+                InvoiceOmitted(
+                    invoice_id=run.invoice_id, subscription_id=subscription, customer_id=customer, omitted_at=terms.now
+                )
+            ]
         case Awaited(run=run):
             _check_lines(command.lines, run)
             finalized = _finalized(run, command.lines, terms)
@@ -187,6 +214,8 @@ def evolve(state: State | None, event: Event) -> State:
     match state, event:
         case Awaited(), InvoiceFinalized() as e:
             return Open(e.customer_id, e.amount_due, _net_fees(e))
+        case Awaited(), InvoiceOmitted():
+            return Omitted()
         case Open(customer_id=customer, fees=fees), InvoicePaid():
             return Paid(customer, fees)
         case _:

@@ -57,6 +57,7 @@ EVENTS: Final[dict[str, type[Any]]] = {
         subscription.SubscriptionEnded,
         invoice.InvoiceFinalized,
         invoice.InvoicePaid,
+        invoice.InvoiceOmitted,
         payment.PaymentDue,
         payment.PaymentAttemptStarted,
         payment.PaymentSucceeded,

@@ -198,14 +198,23 @@ def check_cadence(cadence: Cadence, path: str) -> None:
     check_interval(cadence.interval, cadence.alignment, f"{path}.interval")
     if cadence.anchor.tzinfo is not None:
         raise Rejected("invalid_time", "the anchor is a local date-time without offset", field=f"{path}.anchor")
+    check_day(cadence, f"{path}.day")
+
+
+def check_day(cadence: Cadence, field: str) -> None:
+    """Refuse a billing day that there is not, or that the cadence has no use for.
+
+    Raises:
+        Rejected: naming `field` and what is allowed.
+    """
     if cadence.day is None:
         return
     if cadence.alignment is Alignment.CALENDAR:
-        raise Rejected("unexpected", "a calendar plan starts on its calendar's first day", field=f"{path}.day")
+        raise Rejected("unexpected", "a calendar plan starts on its calendar's first day", field=field)
     if not 1 <= cadence.day <= 31:
-        raise Rejected("out_of_range", f"{cadence.day} is no day of a month; allowed is 1 to 31", field=f"{path}.day")
+        raise Rejected("out_of_range", f"{cadence.day} is no day of a month; allowed is 1 to 31", field=field)
     if not parse_interval(cadence.interval).months:
-        raise Rejected("unexpected", "only intervals of months or years have a billing day", field=f"{path}.day")
+        raise Rejected("unexpected", "only intervals of months or years have a billing day", field=field)
 
 
 def check_zone(zone: str, field: str) -> None:

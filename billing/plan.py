@@ -1,7 +1,7 @@
 """What is sold: plans and the add-ons beside them, with their prices in one or more currencies.
 
-period     1       2       3       4 ...
-phases     |-- launch: half price --|-- then what the plan says
+period             1       2       3       4 ...
+phases     |-trial-|- free |-- launch: half price --|-- then what the plan says
            a phase replaces or adds charges by key, or takes a percentage off all of them
 """
 
@@ -21,6 +21,13 @@ class LatePolicy(StrEnum):
     """What happens with usage that arrives after its period was closed (SEMANTICS 16)."""
 
     NEXT_INVOICE = "next_invoice"
+
+
+class TrialUsage(StrEnum):
+    """What usage within a trial costs."""
+
+    FREE = "free"
+    BILLED = "billed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,12 @@ class Plan:
     """Prices in further currencies; a subscription names one of them, or takes the plan's own."""
     proration: Proration = Proration.SECOND
     """Whether a partial period is charged by elapsed seconds, by calendar days, or in full."""
+    trial: str | None = None
+    """Length of the trial before the first period, an ISO 8601 duration such as P14D; null for none."""
+    trial_usage: TrialUsage = TrialUsage.FREE
+    """Whether usage within the trial is billed when the trial ends; fees never are."""
+    free_periods: int = 0
+    """How many periods cost nothing, counted from the first one on the plan; phases begin after them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,8 +177,10 @@ def repriced(pricing: Pricing, change: Event) -> Pricing:
         case SubscriptionPlanChanged(terms=terms) if terms.plan == pricing.plan:
             return pricing  # what waited was taken back
         case SubscriptionPlanChanged(terms=terms, override=override):
-            version = terms.price_book_version
-            return replace(pricing, plan=terms.plan, price_book_version=version, period_number=1, override=override)
+            version, number = terms.price_book_version, min(pricing.period_number, 1)  # a trial stays one
+            return replace(
+                pricing, plan=terms.plan, price_book_version=version, period_number=number, override=override
+            )
         case SubscriptionMigrated(terms=terms):
             return replace(pricing, price_book_version=terms.price_book_version)
         case AddOnAdded(add_on=add_on, quantity=quantity):

@@ -18,7 +18,7 @@ from billing.entitlement import Entitlement
 from billing.errors import Rejected
 from billing.metering import Meter
 from billing.money import EXACT
-from billing.plan import AddOn, CurrencyPrices, Phase, Plan, prices_in
+from billing.plan import AddOn, CurrencyPrices, Phase, Plan, TrialUsage, prices_in
 from billing.price import ZERO, Charge
 from billing.proration import Proration
 
@@ -64,11 +64,16 @@ class Pricing:
     currency: str
     """ISO 4217 code: which of their prices hold."""
     period_number: int = 1
-    """1 for the first period on the plan, a partial one counts; says which phase holds."""
+    """1 for the first period on the plan, a partial one counts; says which phase holds. 0 in the trial before it."""
     add_ons: tuple[AddOnQuantity, ...] = ()
     """What was added, by key."""
     override: PriceOverride | None = None
     """The customer's own prices; null for those of the plan."""
+
+    @property
+    def in_trial(self) -> bool:
+        """Whether nothing but usage may cost anything."""
+        return self.period_number == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def priced(pricing: Pricing, books: Books) -> Priced:
     book = books[pricing.price_book_version]
     plan = book.plan(pricing.plan)
     prices = _prices(plan, pricing.currency, "plan")
-    phase = phase_at(prices.phases, pricing.period_number)
+    phase = phase_at(prices.phases, pricing.period_number - plan.free_periods)
     charges, commitment = prices.charges, prices.minimum_commitment
     if phase is not None:
         charges = discounted(_replaced(charges, phase.charges), phase.discount_percent)
@@ -121,9 +126,13 @@ def priced(pricing: Pricing, books: Books) -> Priced:
         fitting = [each for each in own.charges if each.key in meters and meters[each.key] == each.meter]
         charges = discounted(_replaced(charges, fitting), own.discount_percent)
         commitment = own.minimum_commitment if own.minimum_commitment is not None else commitment
+    if 1 <= pricing.period_number <= plan.free_periods:
+        charges, commitment = _for_nothing(charges), None
     items = [(each, 1) for each in charges]
     for added in pricing.add_ons:
         items += [(each, added.quantity) for each in _of_add_on(book, added.add_on, pricing)]
+    if pricing.in_trial:
+        items, commitment = _on_trial(items, plan.trial_usage), None
     known = {meter.key: meter for meter in book.meters}
     return Priced(
         key=plan.key,
@@ -192,6 +201,17 @@ def entitlements(pricing: Pricing, book: PriceBookPublished) -> tuple[Entitlemen
                 known or each, limit=limit if known is None or known.limit is not None else None
             )
     return tuple(made.values())
+
+
+def _for_nothing(charges: Sequence[Charge]) -> tuple[Charge, ...]:
+    """`charges` in a free period: shown with their arithmetic, at zero. A least amount would hold in spite of that."""
+    return tuple(replace(each, discount_percent=_HUNDRED, minimum=None) for each in charges)
+
+
+def _on_trial(items: Sequence[tuple[Charge, int]], usage: TrialUsage) -> list[tuple[Charge, int]]:
+    """What a trial charges of `items`: no fees, nothing that is owed whatever was used, usage only if it is billed."""
+    billed = [each for each in items if each[0].meter is not None and usage is TrialUsage.BILLED]
+    return [(replace(charge, minimum=None, commitment=None), quantity) for charge, quantity in billed]
 
 
 def _of_add_on(book: PriceBookPublished, key: str, pricing: Pricing) -> list[Charge]:

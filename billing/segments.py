@@ -118,7 +118,7 @@ def charge_spans(
     made: list[list[ChargeSpan]] = []
     for index, segment in enumerate(segments):
         plan = resolve(segment.pricing)
-        going_on = {each.item.rule: each for each in made[-1]} if made and made[-1][0].plan.key == plan.key else {}
+        going_on = {each.item.rule: each for each in made[-1] if each.plan.key == plan.key} if made else {}
         row: list[ChargeSpan] = []
         for item in plan.charges:
             before = going_on.get(item.rule)

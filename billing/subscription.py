@@ -11,7 +11,7 @@ active one. Whoever asks what is due compares it with the tenant's clock (SEMANT
 A change of plan takes effect now or at the period's end. Until the period is closed it waits in a list; the closing
 cuts the period into segments and opens the next one under what holds by then (`billing/plan_change.py`).
 
-    starts_at        calendar month
+    starts_at        calendar month               (a trial is a period of its own before the first one)
         |- period 1 -|---- period 2 ----|---- period 3 ----|
         ^ invoice:   ^ invoice:         ^ invoice:
           fee 1        usage 1 + fee 2    usage 2 + fee 3
@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import datetime, timedelta
 
 from billing.errors import CorruptHistory, Rejected
-from billing.ids import CustomerId, SubscriptionId, check_id
+from billing.ids import CustomerId, SubscriptionId
 from billing.period import Alignment, Cadence, Period, full_period
 from billing.plan_change import (
     AddOnAdded,
@@ -62,6 +61,12 @@ class CreateSubscription:
     """ISO 4217 code of the prices it is billed in; null for the plan's first."""
     add_ons: tuple[AddOnQuantity, ...] = ()
     """What it includes from the start."""
+    trial: str | None = None
+    """Length of its trial, an ISO 8601 duration; null for that of the plan, P0D for none."""
+    ends_at: datetime | None = None
+    """When it ends by itself; null for never."""
+    billing_day: int | None = None
+    """Day of the month, 1 to 31, on which periods of an anniversary plan begin; null for that of its start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +130,23 @@ class SubscriptionCreated:
     """Whether periods start with the calendar or on the anniversary."""
     add_ons: tuple[AddOnQuantity, ...] = ()
     """What it includes from the start, by key."""
+    trial_ends_at: datetime | None = None
+    """Until when it is on trial (UTC); null without a trial."""
+    ends_at: datetime | None = None
+    """When it ends by itself (UTC); null for never."""
+    billing_day: int | None = None
+    """Day of the month on which periods begin instead of the anchor's, clamped; null for the anchor's."""
 
     @property
     def pricing(self) -> Pricing:
         """What rates it before any change."""
-        version = self.price_book_version
-        return Pricing(plan=self.plan, price_book_version=version, currency=self.currency, add_ons=self.add_ons)
+        return Pricing(
+            plan=self.plan,
+            price_book_version=self.price_book_version,
+            currency=self.currency,
+            period_number=0 if self.trial_ends_at else 1,
+            add_ons=self.add_ons,
+        )
 
     @property
     def cadence(self) -> Cadence:
@@ -140,6 +156,7 @@ class SubscriptionCreated:
             anchor=datetime.fromisoformat(self.anchor),
             interval=self.interval,
             alignment=self.alignment,
+            day=self.billing_day,
         )
 
 
@@ -264,38 +281,20 @@ State = Absent | Scheduled | Active | Ended
 initial = Absent()
 
 
-def created(
-    command: CreateSubscription,
-    *,
-    plan: str,
-    version: int,
-    currency: str,
-    interval: str,
-    alignment: Alignment,
-    zone: str,
-    starts_at: datetime,
-) -> SubscriptionCreated:
-    """The fact that `command` asks for, under the terms of a plan."""
-    check_id(command.subscription_id, "subscription_id")
-    return SubscriptionCreated(
-        subscription_id=command.subscription_id,
-        customer_id=command.customer_id,
-        plan=plan,
-        price_book_version=version,
-        currency=currency,
-        starts_at=starts_at,
-        zone=zone,
-        anchor=starts_at.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(),
-        interval=interval,
-        alignment=alignment,
-        add_ons=tuple(sorted(command.add_ons, key=lambda each: each.add_on)),
-    )
+def first_span(scheduled: Scheduled) -> BilledSpan:
+    """What it begins with: its trial, or the first period from the start to the first boundary."""
+    terms = scheduled.terms
+    if terms.trial_ends_at is None:
+        return span_from(cadence_at(scheduled, terms.starts_at), terms.starts_at, terms.ends_at)
+    trial = Period(terms.starts_at, terms.trial_ends_at)
+    span = Period(trial.start, min(trial.end, terms.ends_at or trial.end))
+    return BilledSpan(period=span, whole=trial, zone=terms.zone)
 
 
-def first_span(cadence: Cadence, starts_at: datetime) -> BilledSpan:
-    """The first period, from the start to the first boundary, and the full period it is part of."""
-    whole = full_period(cadence, starts_at)
-    return BilledSpan(period=Period(starts_at, whole.end), whole=whole, zone=cadence.zone)
+def span_from(cadence: Cadence, start: datetime, ends_at: datetime | None) -> BilledSpan:
+    """The period that begins at `start`, up to the next boundary or the end, and the full period it is part of."""
+    whole = full_period(cadence, start)
+    return BilledSpan(period=Period(start, min(whole.end, ends_at or whole.end)), whole=whole, zone=cadence.zone)
 
 
 def cadence_at(known: Scheduled | Active, instant: datetime) -> Cadence:
@@ -360,7 +359,8 @@ def evolve(state: State, event: Event) -> State:
         case Absent(), SubscriptionCreated():
             return Scheduled(event)
         case Scheduled(terms=terms) as s, SubscriptionActivated() as e:
-            return Active(terms, cadence_at(s, e.activated_at), e.first, prepaid=e.run)
+            cadence = cadence_at(s, e.activated_at)
+            return Active(terms, cadence, e.first, prepaid=e.run, ends_at=terms.ends_at)
         case (Scheduled() | Active()) as s, (
             SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved()
         ) as e:
@@ -386,14 +386,3 @@ def evolve(state: State, event: Event) -> State:
             return Ended(terms, late)
         case _:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
-
-
-def utc(instant: datetime) -> datetime:
-    """`instant` in UTC.
-
-    Raises:
-        Rejected: it has no offset.
-    """
-    if instant.tzinfo is None:
-        raise Rejected("invalid_time", "a time needs an offset, such as 2026-02-01T00:00:00Z", field="starts_at")
-    return instant.astimezone(UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from billing.envelope import EventEnvelope
-from billing.invoice import InvoiceFinalized
+from billing.invoice import InvoiceFinalized, InvoiceOmitted
 from billing.invoicing import BillingRun
 from billing.subscription import BillingPeriodClosed, SubscriptionActivated
 from projections.generation import Tx
@@ -11,7 +11,7 @@ from schemas.codec import decode_event, encode_event
 
 
 def apply(tx: Tx, envelope: EventEnvelope) -> None:
-    """Keep a run when it is fixed, and mark it when its invoice is issued."""
+    """Keep a run when it is fixed, and mark it when its invoice is issued or omitted."""
     match envelope.event:
         case SubscriptionActivated(run=run) | BillingPeriodClosed(run=run) if run is not None:
             tx.execute(
@@ -37,7 +37,9 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
                 },
             )
         case InvoiceFinalized(invoice_id=invoice):
-            tx.execute(_ISSUED, (envelope.meta.sequence, envelope.meta.tenant, invoice))
+            tx.execute(_ISSUED, ("issued", envelope.meta.sequence, envelope.meta.tenant, invoice))
+        case InvoiceOmitted(invoice_id=invoice):
+            tx.execute(_ISSUED, ("omitted", envelope.meta.sequence, envelope.meta.tenant, invoice))
 
 
 _FIX = """
@@ -51,7 +53,7 @@ VALUES (%(tenant)s, %(invoice)s, %(subscription)s, %(customer)s, %(reason)s, %(c
 
 _ISSUED = """
 UPDATE runs
-   SET state = 'issued', issued_sequence = %s
+   SET state = %s, issued_sequence = %s
  WHERE tenant_id = %s AND invoice_id = %s
 """
 

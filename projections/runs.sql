@@ -14,10 +14,10 @@ CREATE TABLE runs (
     advance_start       timestamptz,            -- period whose fees are billed; NULL at a subscription's end
     advance_end         timestamptz,
     cut_until           timestamptz  NOT NULL,  -- event time, exclusive
-    state               text         NOT NULL CHECK (state IN ('awaited', 'issued')),
+    state               text         NOT NULL CHECK (state IN ('awaited', 'issued', 'omitted')),
     fixed_at            timestamptz  NOT NULL,  -- by the tenant's clock
     sequence            bigint       NOT NULL,  -- of the event that fixed it
-    issued_sequence     bigint,                 -- of InvoiceFinalized; NULL while awaited
+    issued_sequence     bigint,                 -- of InvoiceFinalized or InvoiceOmitted; NULL while awaited
     body                bytea        NOT NULL,  -- that event (SubscriptionActivated, BillingPeriodClosed), Avro
     PRIMARY KEY (tenant_id, invoice_id)
 );

@@ -54,6 +54,8 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
                     "interval": e.interval,
                     "alignment": e.alignment,
                     "starts_at": e.starts_at,
+                    "trial_ends_at": e.trial_ends_at,
+                    "ends_at": e.ends_at,
                 },
             )
         case SubscriptionActivated(subscription_id=subscription, first=first):
@@ -116,9 +118,11 @@ def _change(
 
 _CREATE = """
 INSERT INTO subscriptions (tenant_id, subscription_id, customer_id, plan, price_book_version, currency, status,
-                           zone, anchor, interval, alignment, starts_at, next_boundary, sequence)
+                           zone, anchor, interval, alignment, starts_at, trial_ends_at, ends_at, next_boundary,
+                           sequence)
 VALUES (%(tenant)s, %(subscription)s, %(customer)s, %(plan)s, %(version)s, %(currency)s, 'scheduled',
-        %(zone)s, %(anchor)s, %(interval)s, %(alignment)s, %(starts_at)s, %(starts_at)s, %(sequence)s)
+        %(zone)s, %(anchor)s, %(interval)s, %(alignment)s, %(starts_at)s, %(trial_ends_at)s, %(ends_at)s, %(starts_at)s,
+        %(sequence)s)
 """
 
 _BEGIN = """

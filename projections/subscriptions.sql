@@ -15,7 +15,8 @@ CREATE TABLE subscriptions (
     starts_at           timestamptz  NOT NULL,
     period_start        timestamptz,            -- of the current period; NULL before the start
     period_end          timestamptz,            -- exclusive
-    ends_at             timestamptz,            -- set by a cancellation
+    trial_ends_at       timestamptz,            -- NULL without a trial
+    ends_at             timestamptz,            -- agreed at the start, or set by a cancellation
     ended_at            timestamptz,
     next_boundary       timestamptz,            -- activate then (scheduled), close then (active); NULL when ended
     sequence            bigint       NOT NULL,  -- of the subscription's last event

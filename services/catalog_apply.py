@@ -141,6 +141,9 @@ def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
         starts_at=starts_at,
         currency=wish.currency,
         add_ons=wish.add_ons,
+        trial=wish.trial,
+        ends_at=to_utc(wish.ends_at, zone) if wish.ends_at is not None else None,
+        billing_day=wish.billing_day,
     )
     result = world.ask(command, _key("subscription", command))
     if result.outcome is Outcome.REJECTED and result.code == "subscription_exists":

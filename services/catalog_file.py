@@ -10,7 +10,8 @@ whether the price book could bill. Faults name line and field. Prices are read e
     add_ons:        what can be added to a subscription, in a quantity
     coupons:        discounts
     customers:      id, name, email, payment_method, coupons to redeem, overrides (own prices for a plan)
-    subscriptions:  id, customer, plan, starts_at (local time in the tenant's zone), currency, add_ons
+    subscriptions:  id, customer, plan, starts_at, ends_at (local time in the tenant's zone), trial, billing_day,
+                    currency, add_ons
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from billing.plan import AddOn
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
 from billing.tax import TaxRate
 from billing.tenant import Policies, RegisterTenant, UsageBounds
-from services.exact_values import Identifier, LocalTime, Name, Text
+from services.exact_values import Identifier, LocalTime, Name, Text, Whole
 from services.positioned_yaml import Document, Unreadable, load
 from services.shapes import Fault, StrictModel, faults, model_of, value_of
 
@@ -84,6 +85,9 @@ class SubscriptionSection(StrictModel):
     customer: Identifier
     plan: Name
     starts_at: LocalTime | None = None
+    ends_at: LocalTime | None = None
+    trial: Name | None = None
+    billing_day: Whole | None = None
     currency: Name | None = None
     add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
 
@@ -115,7 +119,7 @@ class NamedCustomer:
 
 @dataclass(frozen=True, slots=True)
 class NamedSubscription:
-    """A subscription of the file; `starts_at` is still a local time."""
+    """A subscription of the file; `starts_at` and `ends_at` are still local times."""
 
     id: str
     customer: str
@@ -123,6 +127,9 @@ class NamedSubscription:
     starts_at: datetime | None
     currency: str | None
     add_ons: tuple[AddOnQuantity, ...]
+    ends_at: datetime | None
+    trial: str | None
+    billing_day: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,7 @@ def read(content: bytes) -> CatalogFile:
     found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
     seller = _seller(sections.tenant, found)
     if seller is not None:
-        found += _impossible_starts(sections.subscriptions, seller.zone)
+        found += _impossible_times(sections.subscriptions, seller.zone)
         if sections.effective_at is not None:
             found += _impossible(sections.effective_at, seller.zone, "effective_at")
     if book is not None:
@@ -235,8 +242,17 @@ def _customer(section: CustomerSection) -> NamedCustomer:
 
 
 def _subscription(section: SubscriptionSection) -> NamedSubscription:
-    add_ons = value_of(tuple[AddOnQuantity, ...], section.add_ons)
-    return NamedSubscription(section.id, section.customer, section.plan, section.starts_at, section.currency, add_ons)
+    return NamedSubscription(
+        id=section.id,
+        customer=section.customer,
+        plan=section.plan,
+        starts_at=section.starts_at,
+        currency=section.currency,
+        add_ons=value_of(tuple[AddOnQuantity, ...], section.add_ons),
+        ends_at=section.ends_at,
+        trial=section.trial,
+        billing_day=section.billing_day,
+    )
 
 
 def _references(sections: CatalogSections, book: PublishPriceBook) -> Iterable[Fault]:
@@ -284,10 +300,11 @@ def _check_terms(wish: NamedSubscription, book: PriceBookPublished) -> None:
             raise Rejected(e.code, e.detail, field=f"add_ons[{index}].add_on") from e
 
 
-def _impossible_starts(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:
+def _impossible_times(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:
     for index, each in enumerate(sections):
-        if each.starts_at is not None:
-            yield from _impossible(each.starts_at, zone, f"subscriptions[{index}].starts_at")
+        for name, local in (("starts_at", each.starts_at), ("ends_at", each.ends_at)):
+            if local is not None:
+                yield from _impossible(local, zone, f"subscriptions[{index}].{name}")
 
 
 def _impossible(local: datetime, zone: str, field: str) -> Iterable[Fault]:

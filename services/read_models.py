@@ -154,8 +154,9 @@ def _subscription_row(row: Sequence[Any]) -> SubscriptionRow:
 
 
 _SUBSCRIPTIONS = """
-SELECT subscription_id, customer_id, plan, price_book_version, currency, status, zone, starts_at, period_start,
-       period_end, ends_at, ended_at, add_ons,
+SELECT subscription_id, customer_id, plan, price_book_version, currency,
+       CASE WHEN status = 'active' AND period_end <= trial_ends_at THEN 'trialing' ELSE status END,
+       zone, starts_at, trial_ends_at, period_start, period_end, ends_at, ended_at, add_ons,
        (SELECT coalesce(json_agg(json_build_array(c.effective_at, c.plan, c.price_book_version, c.add_on, c.quantity)
                                  ORDER BY c.effective_at, c.sequence), '[]')
           FROM subscription_changes c

@@ -86,9 +86,10 @@ class SubscriptionRow:
     price_book_version: int
     currency: str
     status: str
-    """`scheduled`, `active` or `ended`."""
+    """`scheduled`, `trialing`, `active` or `ended`."""
     zone: str
     starts_at: datetime
+    trial_ends_at: datetime | None
     period_start: datetime | None
     period_end: datetime | None
     ends_at: datetime | None

@@ -104,7 +104,8 @@ class _Billing:
     def apply(self, tenant: str, event: Any) -> None:
         match event:
             case SubscriptionCreated():
-                self.spans[tenant, event.subscription_id] = [event.customer_id, event.starts_at, NO_END]
+                span = [event.customer_id, event.starts_at, event.ends_at or NO_END]
+                self.spans[tenant, event.subscription_id] = span
             case SubscriptionCanceled():
                 self.spans[tenant, event.subscription_id][2] = event.ends_at
             case SubscriptionEnded():

@@ -36,6 +36,12 @@ class SubscriptionBody(StrictModel):
     """ISO 4217 code of the prices it is billed in; null for the plan's first."""
     add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
     """What it includes from the start."""
+    trial: Name | None = None
+    """Length of its trial, an ISO 8601 duration; null for that of the plan, P0D for none."""
+    ends_at: Instant | None = None
+    """When it ends by itself; null for never."""
+    billing_day: Whole | None = None
+    """Day of the month, 1 to 31, on which periods of an anniversary plan begin; null for that of its start."""
 
 
 class ChangeBody(StrictModel):
@@ -75,6 +81,9 @@ def create_subscription(body: SubscriptionBody, asking: Annotated[Asking, Depend
         starts_at=body.starts_at,
         currency=body.currency,
         add_ons=value_of(tuple[AddOnQuantity, ...], body.add_ons),
+        trial=body.trial,
+        ends_at=body.ends_at,
+        billing_day=body.billing_day,
     )
     result = asking.send(command)
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, body.id))

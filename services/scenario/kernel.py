@@ -30,6 +30,7 @@ from billing.subscription import (
     Ended,
     Scheduled,
     SubscriptionCanceled,
+    SubscriptionCreated,
 )
 from billing.tenant import AdvanceClock, Registered, grace
 from services.scenario.golden import Outcome, Refusal, Span
@@ -196,7 +197,7 @@ class _Office:
         for each in made:
             if isinstance(each.event, InvoiceFinalized):
                 self._invoices.append(each.event)
-            elif isinstance(each.event, SubscriptionCanceled):
+            elif isinstance(each.event, SubscriptionCreated | SubscriptionCanceled) and each.event.ends_at:
                 self._ends[each.event.subscription_id] = each.event.ends_at
             for meter in getattr(each.event, "meters", ()):
                 self._usage.meters[meter.key] = meter
@@ -281,6 +282,9 @@ def _subscription(verb: Subscribe) -> CreateSubscription:
         customer_id=CustomerId(verb.customer),
         plan=verb.plan,
         starts_at=verb.starts_at,
+        ends_at=verb.ends_at,
+        trial=verb.trial,
+        billing_day=verb.billing_day,
     )
 
 

@@ -1,6 +1,6 @@
 """One line of a timeline: a local time, a verb and what it is about.
 
-2026-02-01        subscribe  acme pro                            as ID, from TIME
+2026-02-01        subscribe  acme pro                            as ID, from TIME, until TIME, trial P14D
 2026-02-10        usage      acme api.call x 12,000 region=eu    id=ID, source=SOURCE, at TIME, user=u[1..25]
 2026-02-10 09:30  redeem     acme WELCOME
 2026-02-15        cancel     acme at once                        at once | at period end
@@ -15,7 +15,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.shapes import Fault
@@ -38,6 +38,11 @@ class Subscribe:
     """The customer's id unless named."""
     starts_at: datetime | None = None
     """Local; None for now."""
+    ends_at: datetime | None = None
+    """Local; None for never."""
+    trial: str | None = None
+    """None for that of the plan."""
+    billing_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +202,21 @@ def when(words: list[str], name: str) -> datetime:
 
 def _subscribe(words: _Words) -> Subscribe:
     customer, plan = words.take("customer"), words.take("plan")
-    subscription, starts_at = customer, None
+    made = Subscribe(customer, plan, subscription=customer)
     while words.left:
         if words.after("as"):
-            subscription = words.take("as")
+            made = replace(made, subscription=words.take("as"))
         elif words.after("from"):
-            starts_at = words.time("from")
+            made = replace(made, starts_at=words.time("from"))
+        elif words.after("until"):
+            made = replace(made, ends_at=words.time("until"))
+        elif words.after("trial"):
+            made = replace(made, trial=words.take("trial"))
+        elif words.after("day"):
+            made = replace(made, billing_day=_count(words.take("day")))
         else:
             break
-    return Subscribe(customer, plan, subscription, starts_at)
+    return made
 
 
 def _use(words: _Words) -> Use:
@@ -283,7 +294,7 @@ _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "clock": lambda words: Clock(),
 }
 _USAGE = {
-    "subscribe": "subscribe CUSTOMER PLAN [as ID] [from TIME]",
+    "subscribe": "subscribe CUSTOMER PLAN [as ID] [from TIME] [until TIME] [trial LENGTH] [day 1..31]",
     "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
     "cancel": "cancel SUBSCRIPTION [at once | at period end]",
     "redeem": "redeem CUSTOMER COUPON",

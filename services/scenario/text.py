@@ -209,8 +209,9 @@ def _verb_in_utc(statement: Statement, zone: str) -> Verb:
     verb = statement.verb
     if isinstance(verb, Use):
         return replace(verb, at=to_utc(verb.at, zone) if verb.at else statement.at)
-    if isinstance(verb, Subscribe) and verb.starts_at:
-        return replace(verb, starts_at=to_utc(verb.starts_at, zone))
+    if isinstance(verb, Subscribe):
+        starts_at = to_utc(verb.starts_at, zone) if verb.starts_at else None
+        return replace(verb, starts_at=starts_at, ends_at=to_utc(verb.ends_at, zone) if verb.ends_at else None)
     return verb
 
 

@@ -95,6 +95,16 @@ def test_a_subscription_is_created_listed_and_canceled(client: Client) -> None:
     assert (canceled.status_code, canceled.json()["status"]) == (200, "ended")
 
 
+def test_a_subscription_has_a_trial_an_end_and_no_billing_day_in_a_calendar_plan(client: Client) -> None:
+    a_customer(client)
+    wish = {"id": "s1", "customer": "acme", "plan": "pro", "starts_at": "2026-03-01T00:00:00Z", "trial": "P1W"}
+    made = client.post("/v1/subscriptions", {**wish, "ends_at": "2026-12-01T00:00:00Z"}).json()
+    assert (made["trial_ends_at"], made["ends_at"]) == ("2026-03-08T00:00:00Z", "2026-12-01T00:00:00Z")
+    for more, field in (({"ends_at": wish["starts_at"]}, "ends_at"), ({"billing_day": 31}, "billing_day")):
+        answer = client.post("/v1/subscriptions", {**wish, "id": "s2", **more})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
 def test_a_coupon_and_a_payment_method_reach_the_customer(client: Client) -> None:
     a_customer(client)
     answer = client.post("/v1/customers/acme/coupons", {"coupon": "TEN"})
