@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from billing.entitlement import Entitlement, EntitlementKind
@@ -13,7 +12,7 @@ from billing.money import exponent
 from billing.period import check_interval, parse_interval
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, own_prices
 from billing.price import Charge
-from billing.price_check import check
+from billing.price_check import check, check_amount, check_percent
 
 if TYPE_CHECKING:
     from billing.catalog import PublishPriceBook
@@ -93,8 +92,8 @@ def _check_prices(prices: CurrencyPrices, meters: dict[str, Meter], path: str) -
     if not prices.charges:
         raise Rejected("missing", "a plan needs at least one charge", field=f"{path}.charges")
     _unique([charge.key for charge in prices.charges], f"{path}.charges", "key")
-    if prices.minimum_commitment is not None and prices.minimum_commitment < 0:
-        raise Rejected("out_of_range", "allowed is 0 or more", field=f"{path}.minimum_commitment")
+    if prices.minimum_commitment is not None:
+        check_amount(prices.minimum_commitment, f"{path}.minimum_commitment")
     for index, charge in enumerate(prices.charges):
         check_charge(charge, meters, f"{path}.charges[{index}]")
 
@@ -107,7 +106,7 @@ def _check_phase(phase: Phase, meters: dict[str, Meter], path: str) -> None:
     _unique([charge.key for charge in phase.charges], f"{path}.charges", "key")
     for index, charge in enumerate(phase.charges):
         check_charge(charge, meters, f"{path}.charges[{index}]")
-    check_discount(phase.discount_percent, f"{path}.discount_percent")
+    check_percent(phase.discount_percent, f"{path}.discount_percent")
 
 
 def check_trial(length: str, path: str) -> None:
@@ -119,16 +118,6 @@ def check_trial(length: str, path: str) -> None:
     parsed = parse_interval(length, path)
     if parsed.months * 31 + parsed.days > TRIAL_DAYS_MAX:
         raise Rejected("out_of_range", f"{length}: allowed are up to {TRIAL_DAYS_MAX} days", field=path)
-
-
-def check_discount(percent: Decimal, path: str) -> None:
-    """Refuse a percentage off that is none.
-
-    Raises:
-        Rejected: naming `path`.
-    """
-    if not 0 <= percent <= 100:
-        raise Rejected("out_of_range", f"{percent} %; allowed is 0 to 100", field=path)
 
 
 def check_charge(charge: Charge, meters: dict[str, Meter], where: str) -> None:
@@ -167,8 +156,9 @@ def _check_entitlement(entitlement: Entitlement, meters: dict[str, Meter], path:
         return
     if entitlement.meter is None or entitlement.meter not in meters:
         raise Rejected("unknown_meter", _known(entitlement.meter, meters), field=f"{path}.meter")
-    if entitlement.limit is None or entitlement.limit < 0:
+    if entitlement.limit is None:
         raise Rejected("out_of_range", "a metered feature needs a limit of 0 or more", field=f"{path}.limit")
+    check_amount(entitlement.limit, f"{path}.limit")
 
 
 def _unique(names: list[str], path: str, field: str) -> None:

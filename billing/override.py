@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from billing import customer
 from billing.catalog import PriceBookPublished
-from billing.catalog_check import check_charge, check_discount
+from billing.catalog_check import check_charge
 from billing.errors import Rejected
 from billing.ids import CustomerId
 from billing.plan import prices_in
+from billing.price_check import check_amount, check_percent
 from billing.pricing import PriceOverride, Pricing
 
 
@@ -63,7 +64,7 @@ def checked_override(own: PriceOverride, book: PriceBookPublished) -> PriceOverr
             )
         if charge.key in [each.key for each in own.charges[:index]]:
             raise Rejected("duplicate", f"{charge.key!r} stands there twice", field=f"{where}.key")
-    if own.minimum_commitment is not None and own.minimum_commitment < 0:
-        raise Rejected("out_of_range", "allowed is 0 or more", field="override.minimum_commitment")
-    check_discount(own.discount_percent, "override.discount_percent")
+    if own.minimum_commitment is not None:
+        check_amount(own.minimum_commitment, "override.minimum_commitment")
+    check_percent(own.discount_percent, "override.discount_percent")
     return replace(own, currency=currency)

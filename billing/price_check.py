@@ -58,10 +58,10 @@ def check(charge: Charge, path: str) -> None:
     for name in ("maximum", "minimum"):
         value = getattr(charge, name)
         if value is not None:
-            _amount(value, f"{path}.{name}")
+            check_amount(value, f"{path}.{name}")
     if charge.maximum is not None and charge.minimum is not None and charge.maximum < charge.minimum:
         raise Rejected("out_of_range", f"it is below the minimum of {charge.minimum}", field=f"{path}.maximum")
-    _percent(charge.discount_percent, f"{path}.discount_percent")
+    check_percent(charge.discount_percent, f"{path}.discount_percent")
 
 
 def _check_steps(charge: Charge, path: str) -> None:
@@ -71,7 +71,7 @@ def _check_steps(charge: Charge, path: str) -> None:
         if not by_units and not isinstance(charge.model, Matrix | Capacity):
             raise Rejected("unexpected", ONLY_BY_UNITS, field=f"{path}.conversion")
         _check_conversion(charge.conversion, f"{path}.conversion")
-    _amount(charge.free_units, f"{path}.free_units")
+    check_amount(charge.free_units, f"{path}.free_units")
     for name, given in (
         ("free_units", charge.free_units),
         ("split_by", charge.split_by),
@@ -86,9 +86,9 @@ def _check_steps(charge: Charge, path: str) -> None:
 def _check_model(model: PriceModel, path: str) -> None:
     match model:
         case Flat(amount=price):
-            _amount(price, f"{path}.amount")
+            check_amount(price, f"{path}.amount")
         case PerUnit(unit=price):
-            _amount(price, f"{path}.unit")
+            check_amount(price, f"{path}.unit")
         case Graduated(tiers=tiers) | Volume(tiers=tiers):
             _check_tiers(tiers, f"{path}.tiers")
         case Stairstep(tiers=tiers):
@@ -100,7 +100,7 @@ def _check_model(model: PriceModel, path: str) -> None:
             _check_percentage_tiers(parts, f"{path}.tiers")
         case Package(size=size, price=price, rounding=rounding):
             _above_zero(size, f"{path}.size")
-            _amount(price, f"{path}.price")
+            check_amount(price, f"{path}.price")
             if rounding not in (QuantityRounding.UP, QuantityRounding.DOWN):
                 raise Rejected("unexpected", "allowed are up and down", field=f"{path}.rounding")
         case Blocks():
@@ -113,7 +113,7 @@ def _check_model(model: PriceModel, path: str) -> None:
             _above_zero(multiplier, f"{path}.multiplier")
         case Committed(included=included, fee=fee, overage=overage):
             for name, value in (("included", included), ("fee", fee), ("overage", overage)):
-                _amount(value, f"{path}.{name}")
+                check_amount(value, f"{path}.{name}")
         case Capacity():
             _check_capacity(model, path)
 
@@ -121,17 +121,17 @@ def _check_model(model: PriceModel, path: str) -> None:
 def _check_tiers(tiers: Sequence[Tier], path: str) -> None:
     _check_bounds([tier.up_to for tier in tiers], path)
     for i, tier in enumerate(tiers):
-        _amount(tier.unit, f"{path}[{i}].unit")
-        _amount(tier.flat, f"{path}[{i}].flat")
+        check_amount(tier.unit, f"{path}[{i}].unit")
+        check_amount(tier.flat, f"{path}[{i}].flat")
         if tier.cap is not None:
-            _amount(tier.cap, f"{path}[{i}].cap")
+            check_amount(tier.cap, f"{path}[{i}].cap")
 
 
 def _check_percentage_tiers(tiers: Sequence[PercentageTier], path: str) -> None:
     _check_bounds([tier.up_to for tier in tiers], path)
     for i, tier in enumerate(tiers):
-        _percent(tier.percent, f"{path}[{i}].percent")
-        _amount(tier.flat, f"{path}[{i}].flat")
+        check_percent(tier.percent, f"{path}[{i}].percent")
+        check_amount(tier.flat, f"{path}[{i}].flat")
 
 
 def _check_bounds(bounds: Sequence[Decimal | None], path: str) -> None:
@@ -142,7 +142,7 @@ def _check_bounds(bounds: Sequence[Decimal | None], path: str) -> None:
     for i, bound in enumerate(bounds[:-1]):
         if bound is None:
             raise Rejected("open_tier", "only the last tier is open; set its upper bound", field=f"{path}[{i}].up_to")
-        _amount(bound, f"{path}[{i}].up_to")
+        check_amount(bound, f"{path}[{i}].up_to")
         if bound <= low:
             raise Rejected(
                 "overlapping_tiers",
@@ -163,7 +163,7 @@ def _check_blocks(model: Blocks, path: str) -> None:
         raise Rejected("missing", "blocks need at least one tier", field=path)
     for i, tier in enumerate(model.tiers):
         _above_zero(tier.size, f"{path}[{i}].size")
-        _amount(tier.price, f"{path}[{i}].price")
+        check_amount(tier.price, f"{path}[{i}].price")
         if tier.count is None and i < len(model.tiers) - 1:
             raise Rejected(
                 "open_tier", "only the last tier is open; set its number of blocks", field=f"{path}[{i}].count"
@@ -173,12 +173,12 @@ def _check_blocks(model: Blocks, path: str) -> None:
 
 
 def _check_percentage(model: Percentage, path: str) -> None:
-    _percent(model.percent, f"{path}.percent")
-    _amount(model.fixed, f"{path}.fixed")
+    check_percent(model.percent, f"{path}.percent")
+    check_amount(model.fixed, f"{path}.fixed")
     for name in ("free_amount", "minimum", "maximum"):
         value = getattr(model, name)
         if value is not None:
-            _amount(value, f"{path}.{name}")
+            check_amount(value, f"{path}.{name}")
     if model.free_transactions is not None and model.free_transactions < 0:
         raise Rejected("out_of_range", "allowed is 0 or more", field=f"{path}.free_transactions")
 
@@ -199,9 +199,9 @@ def _check_matrix(model: Matrix, path: str) -> None:
         if cell.values in seen:
             raise Rejected("duplicate", f"{cell.values} is priced twice", field=f"{path}.cells[{i}].values")
         seen.add(cell.values)
-        _amount(cell.unit, f"{path}.cells[{i}].unit")
+        check_amount(cell.unit, f"{path}.cells[{i}].unit")
     if model.default is not None:
-        _amount(model.default, f"{path}.default")
+        check_amount(model.default, f"{path}.default")
 
 
 def _check_capacity(model: Capacity, path: str) -> None:
@@ -210,9 +210,9 @@ def _check_capacity(model: Capacity, path: str) -> None:
     if not model.tiers:
         raise Rejected("missing", "a capacity needs at least one tier", field=f"{path}.tiers")
     for i, tier in enumerate(model.tiers):
-        _amount(tier.price, f"{path}.tiers[{i}].price")
+        check_amount(tier.price, f"{path}.tiers[{i}].price")
         for j, limit in enumerate(tier.limits):
-            _amount(limit.up_to, f"{path}.tiers[{i}].limits[{j}].up_to")
+            check_amount(limit.up_to, f"{path}.tiers[{i}].limits[{j}].up_to")
 
 
 def _check_conversion(conversion: Conversion, path: str) -> None:
@@ -227,12 +227,16 @@ def _check_commitment(commitment: Commitment, path: str) -> None:
     for name in ("quantity", "amount"):
         value = getattr(commitment, name)
         if value is not None:
-            _amount(value, f"{path}.{name}")
+            check_amount(value, f"{path}.{name}")
     _above_zero(commitment.overage_factor, f"{path}.overage_factor")
 
 
-def _amount(value: Decimal, path: str) -> None:
-    """A finite number of 0 or more that the log can hold."""
+def check_amount(value: Decimal, path: str) -> None:
+    """Refuse what is no finite number of 0 or more that the log can hold.
+
+    Raises:
+        Rejected: naming `path`.
+    """
     if not value.is_finite():
         raise Rejected("not_a_number", f"{value} is no finite number", field=path)
     if value < 0:
@@ -246,12 +250,17 @@ def _amount(value: Decimal, path: str) -> None:
 
 
 def _above_zero(value: Decimal, path: str) -> None:
-    _amount(value, path)
+    check_amount(value, path)
     if not value:
         raise Rejected("out_of_range", "allowed is above 0", field=path)
 
 
-def _percent(value: Decimal, path: str) -> None:
-    _amount(value, path)
+def check_percent(value: Decimal, path: str) -> None:
+    """Refuse what is no percentage of 0 to 100.
+
+    Raises:
+        Rejected: naming `path`.
+    """
+    check_amount(value, path)
     if value > 100:
         raise Rejected("out_of_range", f"{value} % is above 100; allowed is 0 to 100", field=path)

@@ -33,6 +33,7 @@ from billing.discount import Coupon
 from billing.errors import Rejected
 from billing.metering import Meter
 from billing.override import checked_override
+from billing.period import Cadence, check_day
 from billing.plan import AddOn
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
 from billing.tax import TaxRate
@@ -286,9 +287,14 @@ def _terms(sections: CatalogSections, book: PublishPriceBook) -> Iterable[Fault]
 
 
 def _check_terms(wish: NamedSubscription, book: PriceBookPublished) -> None:
-    """Refuse a subscription whose currency or add-ons the plan does not have."""
+    """Refuse a subscription whose times, billing day, currency or add-ons do not fit the plan."""
+    plan = book.plan(wish.plan)
     check_quantities(wish.add_ons)
-    currency = wish.currency or book.plan(wish.plan).currency
+    check_day(Cadence("UTC", _SOME_TIME, plan.interval, plan.alignment, wish.billing_day), "billing_day")
+    if wish.starts_at and wish.ends_at and not _is_before(wish.starts_at, wish.ends_at):
+        said = f"{wish.ends_at} is not after the start, {wish.starts_at}; allowed is any later time"
+        raise Rejected("end_before_start", said, field="ends_at")
+    currency = wish.currency or plan.currency
     try:
         priced(Pricing(plan=wish.plan, price_book_version=1, currency=currency), {1: book})
     except Rejected as e:
@@ -298,6 +304,11 @@ def _check_terms(wish: NamedSubscription, book: PriceBookPublished) -> None:
             priced(Pricing(plan=wish.plan, price_book_version=1, currency=currency, add_ons=(each,)), {1: book})
         except Rejected as e:
             raise Rejected(e.code, e.detail, field=f"add_ons[{index}].add_on") from e
+
+
+def _is_before(start: datetime, end: datetime) -> bool:
+    """As far as it can be told: one of them may have an offset and the other be local."""
+    return start < end if (start.tzinfo is None) is (end.tzinfo is None) else True
 
 
 def _impossible_times(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:

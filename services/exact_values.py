@@ -19,6 +19,7 @@ TEXT_LENGTH_MAX = 500
 ID_LENGTH_MAX = 128
 SCALE_MAX = 12
 DIGITS_MAX = 26
+UNLOGGED_MAX = 100  # of what is only computed with; its products stay far within the 1,000 digits of `EXACT`
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)\Z", re.IGNORECASE)
 _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
@@ -70,8 +71,10 @@ def identifier(value: object) -> str:
     return text(value)
 
 
-def decimal(value: object) -> Decimal:
+def decimal(value: object, digits: int = DIGITS_MAX, scale: int = SCALE_MAX) -> Decimal:
     """`value` as an exact decimal: plain text or a whole number, at most 26 digits before and 12 after the point.
+
+    Those are the log's own limits; what never comes to the log may have more.
 
     Raises:
         PydanticCustomError: `not_finite`, `invalid_type` or `invalid_decimal`.
@@ -87,8 +90,8 @@ def decimal(value: object) -> Decimal:
         said = f"{shown!r} is not a plain decimal such as 12 or 0.0110"
         raise PydanticCustomError("invalid_decimal", "{said}", {"said": said})
     whole, _, places = value.lstrip("-").partition(".")
-    if len(whole) > DIGITS_MAX or len(places) > SCALE_MAX:
-        said = f"allowed are {DIGITS_MAX} digits before and {SCALE_MAX} after the point"
+    if len(whole) > digits or len(places) > scale:
+        said = f"allowed are {digits} digits before and {scale} after the point"
         raise PydanticCustomError("invalid_decimal", "{said}", {"said": said})
     return Decimal(value)
 
@@ -152,6 +155,13 @@ Name = Annotated[
 Identifier = Annotated[
     str, BeforeValidator(identifier), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": ID_LENGTH_MAX})
 ]
+
+
+def unlogged(value: object) -> Decimal:
+    """`value` as an exact decimal that never comes to the log: up to 100 digits on either side of the point."""
+    return decimal(value, UNLOGGED_MAX, UNLOGGED_MAX)
+
+
 ExactDecimal = Annotated[
     Decimal,
     Field(strict=False),
@@ -159,6 +169,7 @@ ExactDecimal = Annotated[
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
     WithJsonSchema({"type": "string", "pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$", "examples": ["0.0110"]}),
 ]
+UnloggedDecimal = Annotated[Decimal, Field(strict=False), BeforeValidator(unlogged)]
 Whole = Annotated[int, BeforeValidator(whole), WithJsonSchema({"type": "integer", "format": "int64"})]
 Instant = Annotated[
     datetime, Field(strict=False), BeforeValidator(instant), WithJsonSchema({"type": "string", "format": "date-time"})

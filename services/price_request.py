@@ -31,7 +31,7 @@ from billing.price_check import check
 from billing.quantity import regrouped
 from billing.tenant import SPAN_MAX, UsageBounds
 from services.catalog_file import read as read_catalog
-from services.exact_values import ExactDecimal, Instant, Name, Text
+from services.exact_values import ExactDecimal, Instant, Name, Text, UnloggedDecimal
 from services.positioned_yaml import Document, Unreadable, load
 from services.scenario.usage import UsageLog
 from services.shapes import Fault, StrictModel, faults, model_of, value_of
@@ -72,7 +72,7 @@ class CellSection(StrictModel):
     """The quantity of one combination of dimension values."""
 
     values: list[Text]
-    quantity: ExactDecimal
+    quantity: UnloggedDecimal
 
 
 class EventSection(StrictModel):
@@ -86,9 +86,9 @@ class EventSection(StrictModel):
 class UsedSection(StrictModel):
     """What was used."""
 
-    quantity: ExactDecimal | None = None
+    quantity: UnloggedDecimal | None = None
     cells: list[CellSection] = Field(default_factory=list)
-    transactions: list[ExactDecimal] = Field(default_factory=list)
+    transactions: list[UnloggedDecimal] = Field(default_factory=list)
     events: list[EventSection] = Field(default_factory=list)
 
 

@@ -109,6 +109,7 @@ BY_REGION = Matrix(("region",), (Cell(("eu",), Decimal(1)),))
         (planned(charges=()), "missing", "plans[0].charges"),
         (planned(charges=(BASE_FEE, BASE_FEE)), "duplicate", "plans[0].charges[1].key"),
         (planned(minimum_commitment=Decimal(-1)), "out_of_range", "plans[0].minimum_commitment"),
+        (planned(minimum_commitment=Decimal("NaN")), "not_a_number", "plans[0].minimum_commitment"),
         (charged(meter="miles"), "unknown_meter", "plans[0].charges[0].meter"),
         (charged(model=DESCENDING), "overlapping_tiers", "plans[0].charges[0].model.tiers[1].up_to"),
         (charged(model=BY_REGION), "unknown_dimension", "plans[0].charges[0].model.dimensions"),

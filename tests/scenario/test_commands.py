@@ -146,7 +146,7 @@ GATE = ("--catalog", str(AIRPORT), "--plan", "airside", "--charge", "gate")
         (PER_UNIT, "quantity", "missing_field"),
         ((*PER_UNIT, "-q", "NaN"), "quantity", "not_finite"),
         ((*PER_UNIT, "-q", "1e400"), "quantity", "invalid_decimal"),
-        ((*PER_UNIT, "-q", "1" * 40), "quantity", "invalid_decimal"),
+        ((*PER_UNIT, "-q", "1" * 101), "quantity", "invalid_decimal"),
         ((*PER_UNIT, "-q", "1", "--transaction", "2"), "transactions", "unexpected"),
         ((*PER_UNIT, "-q", "1", "--currency", "XXQ"), "currency", "unknown_currency"),
         (("--charge", "{model: {type: per_unit, unit: -1}}", "-q", "1"), "charge.model.unit", "out_of_range"),
