@@ -2,7 +2,7 @@
 
 `TALLYBOOK_FAILPOINT="handler.after_poll=kill@3"` kills the process (SIGKILL) when it passes that place for the third
 time. Actions: `kill`, `raise`, `pause:SECONDS`; `@N` is the pass at which it fires (1 if absent); several are
-separated by commas. A kill fires once per data folder: the restarted process finds its mark there
+separated by commas. A kill or a pause fires once per data folder: the restarted process finds its mark there
 and runs through.
 """
 
@@ -78,7 +78,7 @@ _armed: dict[str, _Armed] = {}
 
 
 def configure(spec: str, data: Path | None = None) -> None:
-    """Arm the failpoints of `spec` (empty: none). Marks of kills that have happened are kept under `data`.
+    """Arm the failpoints of `spec` (empty: none). Marks of what has happened are kept under `data`.
 
     Raises:
         Misconfigured: `spec` cannot be read, or names a failpoint that does not exist.
@@ -110,11 +110,16 @@ def failpoint(name: str) -> None:
         return
     match armed.action:
         case "kill":
-            if armed.mark is not None:
-                armed.mark.parent.mkdir(parents=True, exist_ok=True)
-                armed.mark.touch()
+            _leave(armed.mark)
             os.kill(os.getpid(), signal.SIGKILL)
         case "raise":
             raise FailpointReached(name)
         case _:
+            _leave(armed.mark)
             time.sleep(armed.pause_s)
+
+
+def _leave(mark: Path | None) -> None:
+    if mark is not None:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()

@@ -28,6 +28,7 @@ from infra.micro_batches import apply_or_exit as apply_or_exit
 from infra.micro_batches import micro_batches as micro_batches
 from infra.micro_batches import plain
 from infra.settings import Settings
+from infra.watchdog import Watchdog, watched
 
 log = telemetry.logger("infra.faust_app")
 
@@ -42,6 +43,8 @@ class App(faust.App):
     sources: tuple[str, ...] = ()
     """Plain names of the topics it reads."""
     stored: StoredOffsets
+    watchdog: Watchdog | None = None
+    """Runs while the app does."""
 
     def _create_directories(self) -> None:
         """None: tables live in Postgres."""
@@ -63,8 +66,8 @@ def create_app(name: str, settings: Settings, *, topics: Sequence[str], stored_o
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 * 1024 * 1024,
         broker_request_timeout=30,
-        broker_session_timeout=10,
-        broker_heartbeat_interval=3,
+        broker_session_timeout=8,  # a killed worker's partitions move within 15 s
+        broker_heartbeat_interval=2,
         broker_rebalance_timeout=15,
         broker_commit_every=1000,
         broker_max_poll_records=500,
@@ -99,6 +102,7 @@ async def _run(app: App) -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
     app.loop = loop
+    app.watchdog = watched(app.settings)
     await app.start()
     crashed = asyncio.ensure_future(app._crashed.wait())
     stopped = asyncio.ensure_future(stop.wait())
@@ -114,7 +118,9 @@ async def _run(app: App) -> int:
 
 
 def report_lag(app: App, batch: Batch) -> None:
-    """Say how many records of the partition of `batch`, just applied, lie after it."""
+    """Say that `batch` was applied, and how many records of its partition lie after it."""
+    if app.watchdog is not None:
+        app.watchdog.applied((batch.topic, batch.partition), batch.next_offset)
     end = app.consumer.highwater(TP(app.settings.topic(batch.topic), batch.partition))
     if end is not None:
         telemetry.LAG.labels(batch.topic, str(batch.partition)).set(max(0, end - batch.next_offset))
@@ -153,8 +159,15 @@ class _Consumer(Consumer):
         self._after.clear()
         await self.seek_wait(seeks)
         self._after.clear()
+        if self.app.watchdog is not None:
+            self.app.watchdog.holds(self.starts, only=True)
         log.info("reading begins", starts={f"{topic}/{number}": at for (topic, number), at in self.starts.items()})
         return {**offsets, **seeks}
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        if self.app.watchdog is not None:
+            self.app.watchdog.lets_go([(plain(self.app, tp.topic), tp.partition) for tp in revoked])
+        await super().on_partitions_revoked(revoked)
 
     def stable_end(self, position: Position) -> int | None:
         """Where the partition ended at the last fetch, up to the first open transaction; None before the first."""

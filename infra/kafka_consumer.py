@@ -8,7 +8,7 @@ from typing import Any
 
 import confluent_kafka as rd
 
-from infra.errors import Conflict
+from infra.errors import Conflict, Transient
 from infra.kafka_client import KafkaConfig, Position, Record, translated
 
 CONSUMER: Mapping[str, Any] = {
@@ -119,6 +119,17 @@ class Consumer:
         """Offset after the last record returned, markers of transactions included; None before the first."""
         offset = self._rd.position([rd.TopicPartition(self._config.named(position[0]), position[1])])[0].offset
         return None if offset < 0 else offset
+
+    def end(self, position: Position, timeout_s: float) -> int:
+        """Where the partition ends now, up to the first open transaction. Raises `Transient`."""
+        place = rd.TopicPartition(self._config.named(position[0]), position[1])
+        try:
+            bounds = self._rd.get_watermark_offsets(place, timeout=timeout_s)
+        except rd.KafkaException as e:
+            raise translated(e, f"asking where {position[0]} ends") from e
+        if bounds is None:
+            raise Transient(f"Kafka: no answer in {timeout_s} s where {position[0]} ends")
+        return int(bounds[1])
 
     def commit(self, next_offsets: Mapping[Position, int]) -> None:
         """Move the group's offsets, and wait for the answer. Raises `Transient`."""

@@ -111,6 +111,10 @@ class Settings(BaseModel):
         default=timedelta(milliseconds=250), description="How often is looked for periods that are over."
     )
 
+    stall_timeout: Duration = Field(
+        default=timedelta(seconds=60),
+        description="A process that holds records and applies none for so long ends with code 70, to be restarted.",
+    )
     start_timeout: Duration = Field(
         default=timedelta(minutes=3), description="How long `up` waits for everything to answer."
     )

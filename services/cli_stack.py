@@ -22,6 +22,7 @@ from infra.settings import STATE_FILE, Settings
 from services import supervisor
 
 _POLL_S = 0.1
+_LAG, _AGE = "tallybook_consumer_lag_records", "tallybook_consumer_oldest_unapplied_seconds"
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Start only these: servers, stack (servers and preparations), services, or a name."),
@@ -181,33 +182,35 @@ def _look(child: Mapping[str, Any], *, supervised: bool) -> dict[str, Any]:
     health = child["state"] if supervised else "unsupervised"
     if not running and child["state"] in ("healthy", "starting"):
         health = "gone"
-    lag = _lag(child["metrics_port"]) if running and child["metrics_port"] else None
-    if running and child["metrics_port"] and lag is None:
+    shown = supervisor.metrics("127.0.0.1", child["metrics_port"]) if running and child["metrics_port"] else None
+    if running and child["metrics_port"] and shown is None:
         health = "no answer"
+    lags, ages = (_values(shown or "", name) for name in (_LAG, _AGE))
     return {
         "pid": child["pid"] if running else None,
         "health": health,
         "uptime_s": round(time.time() - child["started_at"]) if running else None,
         "restarts": child["restarts"],
         "memory_bytes": resident_bytes(child["pid"]) if running else None,
-        "lag_records": lag if lag != -1 else None,
+        "lag_records": int(sum(lags)) if lags else None,
+        "oldest_unapplied_s": round(max(ages)) if ages else None,
         "exit_code": child["exit_code"],
+        "last_exit": child["last_exit"],
+        "stuck_at": child["stuck_at"],
+        "stuck_times": child["stuck_times"],
         "note": child["note"],
     }
 
 
-def _lag(port: int) -> int | None:
-    """Records behind, summed over partitions; -1 if the process knows of none; None if it does not answer."""
-    text = supervisor.metrics("127.0.0.1", port)
-    if text is None:
-        return None
-    lines = [line for line in text.splitlines() if line.startswith("tallybook_consumer_lag_records{")]
-    return sum(int(line.rpartition(" ")[2].partition(".")[0]) for line in lines) if lines else -1
+def _values(text: str, name: str) -> list[float]:
+    """The values of a metric, one per partition."""
+    lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+    return [float(line.rpartition(" ")[2]) for line in lines]
 
 
 def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("process", "health", "pid", "uptime", "restarts", "memory", "behind"):
+    for heading in ("process", "health", "pid", "uptime", "restarts", "memory", "behind", "oldest"):
         table.add_column(heading, justify="left" if heading in ("process", "health") else "right")
     for name, row in rows.items():
         table.add_row(
@@ -218,8 +221,21 @@ def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
             str(row["restarts"]),
             f"{row['memory_bytes'] / 1e6:.0f} MB" if row["memory_bytes"] else "-",
             f"{row['lag_records']:,}" if row["lag_records"] is not None else "-",
+            _span(row["oldest_unapplied_s"] or None),
         )
     Console().print(table)
+    for name, row in rows.items():
+        if row["restarts"] and row["last_exit"] is not None:
+            typer.echo(f"{name}: {_ended(row)}")
+
+
+def _ended(row: Mapping[str, Any]) -> str:
+    """How often and where a process ended."""
+    times = "once" if row["restarts"] == 1 else f"{row['restarts']} times"
+    said = f"restarted {times}, last exit {row['last_exit']}"
+    if not row["stuck_at"]:
+        return said
+    return said + (f", stuck at {row['stuck_at']}" if row["stuck_times"] > 1 else f" at {row['stuck_at']}")
 
 
 def _span(seconds: int | None) -> str:

@@ -10,7 +10,7 @@ Repeats safely because nothing it did outside a committed transaction is ever se
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -18,10 +18,11 @@ from billing.errors import CorruptHistory
 from infra import telemetry
 from infra.clock import Clock, SystemClock
 from infra.errors import Conflict, Transient
-from infra.kafka import Consumer, KafkaConfig, Position
+from infra.kafka import Consumer, KafkaConfig, Position, Record
 from infra.kafka_transactions import KafkaPartitionLog, KnownMembership
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import Watchdog, watched
 from services.command_decider import COMMANDS, EVENTS
 from services.partition_writer import PartitionWriter
 
@@ -70,24 +71,77 @@ class _Loop:
             self.failure = e
 
 
+class Watched:
+    """A partition's log that tells the watchdog how far it is."""
+
+    def __init__(
+        self, inner: KafkaPartitionLog, position: Position, watchdog: Watchdog, is_ours: Callable[[], bool]
+    ) -> None:
+        self._inner = inner
+        self._is_ours = is_ours
+        self._position = position
+        self._watchdog = watchdog
+        self._next = 0
+
+    def fence(self) -> None:
+        self._inner.fence()
+
+    def history(self) -> Iterable[Sequence[Record]]:
+        return self._inner.history()
+
+    def resume(self) -> int:
+        self._next = self._inner.resume()
+        if self._is_ours():  # a loop that ends late may open its partition once more
+            self._watchdog.holds({self._position: self._next})
+        return self._next
+
+    def poll(self, records_max: int, timeout_s: float) -> Sequence[Record]:
+        return self._inner.poll(records_max, timeout_s)
+
+    def begin(self) -> None:
+        self._inner.begin()
+
+    def append(self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes]) -> None:
+        self._inner.append(topic, key, value, headers)
+
+    def move(self, next_offset: int) -> None:
+        self._inner.move(next_offset)
+        self._next = next_offset
+
+    def commit(self) -> None:
+        self._inner.commit()
+        self._watchdog.applied(self._position, self._next)
+
+    def drop(self) -> None:
+        self._inner.drop()
+
+
 class Loops:
     """The loops of the partitions that the group gave to this process."""
 
-    def __init__(self, make: Callable[[Position], PartitionWriter], membership: KnownMembership) -> None:
+    def __init__(
+        self, make: Callable[[Position], PartitionWriter], membership: KnownMembership, watchdog: Watchdog
+    ) -> None:
         self._make = make
+        self._watchdog = watchdog
         self._membership = membership
         self._loops: dict[Position, _Loop] = {}
+        self.ours: set[Position] = set()
+        """The partitions that the group gave to this process."""
 
     def assigned(self, positions: list[Position]) -> dict[Position, int]:
         """Start a loop for each."""
         self._membership.forget()
         log.info("partitions assigned", partitions=sorted(partition for _, partition in positions))
+        self.ours.update(positions)
         for each in positions:
             self._loops[each] = _Loop(each, self._make)
         return dict.fromkeys(positions, _END)
 
     def revoked(self, positions: list[Position]) -> None:
         """Let each finish its batch. One that does not end in time is fenced by its successor."""
+        self.ours.difference_update(positions)
+        self._watchdog.lets_go(positions)
         ending = [self._loops.pop(each) for each in positions if each in self._loops]
         if ending:
             log.info("partitions revoked", partitions=sorted(each.position[1] for each in ending))
@@ -122,6 +176,7 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
     member = Consumer(config, GROUP, reset="latest", **static, **_MEMBER)
 
     membership = KnownMembership()
+    watchdog = watched(settings)
 
     def make(position: Position) -> PartitionWriter:
         partition = position[1]
@@ -133,9 +188,10 @@ def serve(settings: Settings, stopped: Callable[[], bool], clock: Clock) -> None
             commands=position,
             history=(EVENTS, partition),
         )
-        return PartitionWriter(partition, settings.billing_partitions, partition_log, clock)
+        watched_log = Watched(partition_log, position, watchdog, lambda: position in loops.ours)
+        return PartitionWriter(partition, settings.billing_partitions, watched_log, clock)
 
-    loops = Loops(make, membership)
+    loops = Loops(make, membership, watchdog)
     member.subscribe([COMMANDS], assigned=loops.assigned, revoked=loops.revoked, lost=loops.revoked)
     try:
         while not stopped():

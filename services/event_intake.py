@@ -17,6 +17,7 @@ from infra.errors import Conflict, Transient
 from infra.failpoints import failpoint
 from infra.kafka import Consumer, KafkaConfig, Position, Record
 from infra.settings import Settings
+from infra.watchdog import Watchdog
 from schemas.codec import decode_event
 from schemas.errors import DecodeError
 
@@ -64,6 +65,7 @@ class EventIntake:
         apply: Apply,
         *,
         passing: Mapping[str, str] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         """`name` stands in app.consumer_offset. `passing` names failpoints for `poll`, `rows` and `commit`."""
         self._name = name
@@ -72,6 +74,7 @@ class EventIntake:
         self._wanted = frozenset(each.__name__ for each in wanted)
         self._apply = apply
         self._passing = dict(passing or {})
+        self._watchdog = watchdog
         self._next: dict[Position, int] = {}
         self._astray = False
         self._unplaced: Exception | None = None
@@ -106,6 +109,9 @@ class EventIntake:
         for record in records:
             self._next[record.topic, record.partition] = record.offset + 1
         self._astray = False
+        if self._watchdog is not None:
+            for position in {(each.topic, each.partition) for each in records}:
+                self._watchdog.applied(position, self._next[position])
         self._pass("commit")
         return applied
 
@@ -132,6 +138,13 @@ class EventIntake:
         try:
             envelope = decode_event(record.value)
         except DecodeError as e:
+            log.critical(
+                "event cannot be read",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=str(e),
+            )
             raise CorruptHistory(f"{record.topic}[{record.partition}]@{record.offset}: {e}") from e
         if envelope.meta.type not in self._wanted:
             return 0
@@ -154,11 +167,15 @@ class EventIntake:
         except (Transient, Conflict) as e:
             self._unplaced = e  # it must not leave a callback of the client, which would go on without partitions
             return {}
+        if self._watchdog is not None:
+            self._watchdog.holds({each: self._next[each] for each in positions})
         return {each: self._next[each] for each in positions}
 
     def _revoked(self, positions: list[Position]) -> None:
         for each in positions:
             self._next.pop(each, None)
+        if self._watchdog is not None:
+            self._watchdog.lets_go(positions)
 
     def _rewind(self) -> None:
         self._next |= self._stored(list(self._next))

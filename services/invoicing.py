@@ -33,6 +33,7 @@ from infra.errors import Conflict, Transient
 from infra.failpoints import failpoint
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import watched
 from projections import generation, price_books, usage_read
 from services import invoice_jobs
 from services.commands import CommandClient
@@ -293,7 +294,15 @@ class _Process:
 
     def read_log(self, settings: Settings) -> None:
         events = consumer(settings, NAME)
-        intake = EventIntake(NAME, events, self._pool, invoice_jobs.WANTED, invoice_jobs.apply, passing=_PLACES)
+        intake = EventIntake(
+            NAME,
+            events,
+            self._pool,
+            invoice_jobs.WANTED,
+            invoice_jobs.apply,
+            passing=_PLACES,
+            watchdog=watched(settings),
+        )
         try:
             while not self._stop.is_set():
                 try:

@@ -23,6 +23,7 @@ from infra.errors import Transient
 from infra.kafka import KafkaConfig, Producer, headers
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import watched
 from projections.usage import TOPIC
 from schemas.codec import decode_usage, encode_usage, fingerprint_of
 from services.event_intake import EventIntake, consumer
@@ -45,7 +46,15 @@ def main(settings: Settings) -> int:
     stop = on_signals()
     send = sender(settings, Producer(KafkaConfig.of(settings)))
     with postgres.worker_pool(settings) as pool:
-        intake = EventIntake(NAME, consumer(settings, NAME), pool, WANTED, publishing(send), passing=_PLACES)
+        intake = EventIntake(
+            NAME,
+            consumer(settings, NAME),
+            pool,
+            WANTED,
+            publishing(send),
+            passing=_PLACES,
+            watchdog=watched(settings),
+        )
         try:
             while not stop.is_set():
                 try:

@@ -16,6 +16,7 @@ from infra import postgres, telemetry
 from infra.errors import Transient
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import watched
 from services import payment_outbox
 from services.event_intake import EventIntake, consumer
 
@@ -33,7 +34,15 @@ def main(settings: Settings) -> int:
     stop = on_signals()
     with postgres.worker_pool(settings) as pool:
         events = consumer(settings, NAME)
-        intake = EventIntake(NAME, events, pool, payment_outbox.WANTED, payment_outbox.apply, passing=_PLACES)
+        intake = EventIntake(
+            NAME,
+            events,
+            pool,
+            payment_outbox.WANTED,
+            payment_outbox.apply,
+            passing=_PLACES,
+            watchdog=watched(settings),
+        )
         try:
             while not stop.is_set():
                 try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from infra import telemetry
 from infra.errors import Conflict, Misconfigured, Transient
 from infra.local import stack
 from infra.local.children import Child, Program, State, end_leftovers
@@ -41,6 +42,10 @@ SERVICES = (
     "api",
 )
 """Every process of the system, in the order in which `status` shows them; `tallybook run NAME` runs one."""
+
+RESTARTS = telemetry.gauge("process_restarts", "Times the supervisor started the process again.", "process")
+LAST_EXIT = telemetry.gauge("process_last_exit_code", "Code with which it ended last; negative: a signal.", "process")
+STUCK = telemetry.gauge("process_stuck_times", "Times in a row it ended at one position of a log.", "process")
 
 SERVERS = ("kafka", "postgres", "valkey")
 PREPARE = "prepare"
@@ -204,6 +209,7 @@ class Supervisor:
 
     def _tend(self) -> None:
         changed = False
+        self._show()
         # A stage may start when every earlier one has worked.
         stage = min((c.program.stage for c in self._children if not c.has_worked), default=_SERVICE_STAGE)
         for child in self._children:
@@ -218,6 +224,13 @@ class Supervisor:
             self._phase, changed = "running", True
         if changed or self._phase == "starting":
             self._write()
+
+    def _show(self) -> None:
+        for child in self._children:
+            name = child.program.name
+            RESTARTS.labels(name).set(child.restarts)
+            LAST_EXIT.labels(name).set(child.last_exit or 0)
+            STUCK.labels(name).set(child.stuck_times)
 
     def _reporter(self, child: Child) -> Callable[[str], None]:
         def report(note: str) -> None:
@@ -274,6 +287,9 @@ def main(settings: Settings, only: Iterable[str], *, with_parent: bool = False) 
     names = chosen(only)
     with owning(settings.data):
         programs, addresses = plan(settings, names)
+        telemetry.serve_metrics(
+            settings.metrics_host, settings.metrics_port or Ports(settings.data).get("metrics supervisor")
+        )
         return Supervisor(settings, programs, addresses).run(parent)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,11 @@ import psutil
 FIRST_RESTART_S = 0.2
 LONGEST_BACKOFF_S = 10.0
 STEADY_S = 10.0
-"""A program that ran this long is given the fast first restart again."""
+"""A program that ran this long is given the fast first restart again, unless it ended where it ended before."""
+STUCK_BACKOFF_S = 60.0
+"""Longest pause before a program that ended at one position of a log for the third time or more."""
+_STUCK_TIMES = 3
+_READ_BACK_BYTES = 64_000
 
 _LOG_BYTES_MAX = 50_000_000
 MISCONFIGURED = 78
@@ -66,6 +71,13 @@ class Child:
     state: State = State.WAITING
     restarts: int = 0
     exit_code: int | None = None
+    """Of the process that ran last; None while one runs."""
+    last_exit: int | None = None
+    """Code with which it ended last; negative: the signal that ended it."""
+    stuck_at: str = ""
+    """Position in a log, `topic/partition@offset`, at which it ended, by its own last words; empty if it moved on."""
+    stuck_times: int = 0
+    """How often in a row it ended there."""
     started_at: float = 0.0
     """Seconds since the epoch."""
     note: str = ""
@@ -78,6 +90,8 @@ class Child:
     _process: subprocess.Popen[bytes] | None = None
     _backoff_s: float = FIRST_RESTART_S
     _due: float = 0.0
+    _said_from: int = 0
+    _ran_s: float = 0.0
 
     def prepare(self, report: Callable[[str], None]) -> None:
         """Prepare beside everything else, then start; a failure ends in `problem`. `report` may raise to give up."""
@@ -101,6 +115,7 @@ class Child:
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES_MAX:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as out:
+            self._said_from = out.tell()
             self._process = subprocess.Popen(
                 self.program.command,
                 stdin=subprocess.DEVNULL,
@@ -113,7 +128,7 @@ class Child:
 
     def tend(self, now: float) -> bool:
         """Take one look: reap it, restart it when due, see whether it answers. True if anything changed."""
-        before = (self.state, self.restarts)
+        before = (self.state, self.restarts, self.stuck_at)
         if self._preparing is not None:
             if not self._preparing.is_alive() and self.problem is None:
                 self._preparing = None
@@ -125,19 +140,28 @@ class Child:
             self._ended(code, now)
         elif self.state is State.STARTING and not self.program.once and self.program.ready():
             self.state, self.note, self.has_worked = State.HEALTHY, "", True
-        return before != (self.state, self.restarts)
+        elif self.stuck_at and self.state is State.HEALTHY and self._age_s() > self._ran_s * 2 + STEADY_S:
+            self.stuck_at, self.stuck_times = "", 0  # it has outlived the place
+        return before != (self.state, self.restarts, self.stuck_at)
+
+    def _age_s(self) -> float:
+        return time.time() - self.started_at
 
     def _ended(self, code: int, now: float) -> None:
-        self._process, self.exit_code = None, code
+        self._process, self.exit_code, self.last_exit, self._ran_s = None, code, code, self._age_s()
         if self.program.once and code == 0:
             self.state, self.has_worked = State.DONE, True
         elif code == MISCONFIGURED:
             self.state = State.FAILED
         else:
-            if time.time() - self.started_at >= STEADY_S:
+            place = last_position(self.log, self._said_from)
+            is_same = bool(place) and place == self.stuck_at
+            self.stuck_at, self.stuck_times = place, self.stuck_times + 1 if is_same else bool(place)
+            if self._ran_s >= STEADY_S and not is_same:
                 self._backoff_s = FIRST_RESTART_S
             self.state, self._due = State.BACKING_OFF, now + self._backoff_s
-            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+            longest = STUCK_BACKOFF_S if self.stuck_times >= _STUCK_TIMES else LONGEST_BACKOFF_S
+            self._backoff_s = min(self._backoff_s * 2, longest)
 
     def ask_to_stop(self) -> None:
         """Send the signal that ends it cleanly, and do not start it again."""
@@ -177,11 +201,30 @@ class Child:
             "restarts": self.restarts,
             "started_at": self.started_at or None,
             "exit_code": self.exit_code,
+            "last_exit": self.last_exit,
+            "stuck_at": self.stuck_at,
+            "stuck_times": self.stuck_times,
             "note": self.note,
             "has_worked": self.has_worked,
             "metrics_port": int(self.program.env.get("TALLYBOOK_METRICS_PORT", 0)) or None,
             "log": str(self.log),
         }
+
+
+def last_position(log: Path, start: int) -> str:
+    """The last position in a topic that an error in `log` names, from byte `start` on; empty if none does."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, log.stat().st_size - _READ_BACK_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            said = json.loads(line)
+            if said["level"] in ("error", "critical"):
+                return f"{said['topic']}/{said['partition']}@{said['offset']}"
+    return ""
 
 
 def is_running(pid: int | None, started_at: float | None) -> bool:

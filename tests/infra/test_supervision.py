@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Misconfigured
-from infra.local.children import MISCONFIGURED, Child, Program, State, is_running
+from infra.local.children import MISCONFIGURED, STUCK_BACKOFF_S, Child, Program, State, is_running
 from infra.local.ports import Ports
 from infra.settings import Settings
 from services.supervisor import PREPARE, SERVERS, SERVICES, chosen, plan
@@ -100,3 +100,56 @@ def test_groups_name_what_belongs_together() -> None:
     assert chosen(()) == {*SERVERS, PREPARE, *SERVICES}
     with pytest.raises(Misconfigured, match="kafak"):
         chosen(["kafak"])
+
+
+def crashing(tmp_path: Path, *positions: int) -> Child:
+    """A program that ends with 70 at these positions, one after the other, and then runs."""
+    code = (
+        "import json, sys, pathlib, signal\n"
+        f"positions, count = {positions!r}, pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "number = int(count.read_text()) if count.exists() else 0\n"
+        "count.write_text(str(number + 1))\n"
+        "if number == len(positions): signal.pause()\n"
+        "where = {'topic': 'usage.events', 'partition': 3, 'offset': positions[number]}\n"
+        "print(json.dumps({'level': 'error', **where})); print('Traceback'); sys.exit(70)"
+    )
+    return child(tmp_path, code)
+
+
+def until_it_ended(one: Child, now: float) -> None:
+    eventually(lambda: one.tend(now) and one.state is State.BACKING_OFF)
+
+
+def test_what_ends_at_one_position_again_and_again_is_given_longer_pauses(tmp_path: Path) -> None:
+    one = crashing(tmp_path, *[1234] * 12)
+    one.prepare(lambda _: None)
+    pauses, now = [], time.monotonic()
+    for _ in range(12):
+        until_it_ended(one, now)
+        pauses.append(one._due - now)
+        now = one._due
+        one.tend(now)
+    said = one.describe()
+    assert (said["stuck_at"], said["stuck_times"], said["last_exit"]) == ("usage.events/3@1234", 12, 70)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == STUCK_BACKOFF_S
+    one.ask_to_stop()
+    one.wait_stopped(time.monotonic() + 5)
+
+
+def test_what_moves_on_is_not_stuck(tmp_path: Path) -> None:
+    one = crashing(tmp_path, 7, 7, 8)
+    one.prepare(lambda _: None)
+    seen, now = [], time.monotonic()
+    for _ in range(3):
+        until_it_ended(one, now)
+        seen.append((one.stuck_at, one.stuck_times))
+        now = one._due
+        one.tend(now)
+    assert seen == [("usage.events/3@7", 1), ("usage.events/3@7", 2), ("usage.events/3@8", 1)]
+    eventually(lambda: tended(one, State.HEALTHY))
+    one.started_at -= 60  # as if it had run for a minute
+    one.tend(now)
+    assert one.stuck_at == ""
+    one.ask_to_stop()
+    one.wait_stopped(time.monotonic() + 5)
