@@ -187,6 +187,40 @@ RETURNING token
 """
 
 
+class Listener:
+    """Hears what other transactions tell on a channel (NOTIFY), on a connection that goes through no pooler."""
+
+    def __init__(self, url: str, channel: str) -> None:
+        """Connects with the first call of `wait`."""
+        self._url = url
+        self._channel = channel
+        self._connection: Connection | None = None
+
+    def wait(self, timeout: timedelta) -> bool:
+        """Whether something was told within `timeout`, or since the last call. The first call only begins to listen.
+
+        Raises:
+            Transient: the server is away; call again after a pause.
+        """
+        try:
+            if self._connection is None:
+                self._connection = connect(self._url, autocommit=True)
+                self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+                return True  # what was told before nobody heard: look
+            with translated():
+                heard = list(self._connection.notifies(timeout=timeout.total_seconds(), stop_after=1))
+        except BaseException:
+            self.close()
+            raise
+        return bool(heard)
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors into reactions: Transient, Conflict or Misconfigured; a bug stays what it is."""

@@ -17,6 +17,9 @@ from billing.subscription import BillingPeriodClosed, SubscriptionActivated, Sub
 from projections import price_books
 from projections.generation import Tx
 
+Key = tuple[str, str, str]
+"""Tenant, customer, feature."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -132,13 +135,24 @@ SELECT tenant_id, customer_id, feature, subscription_id, kind, meter, limit_quan
 """
 
 
-def of(tx: Tx, tenant: str, customer: str, feature: str) -> list[Grant]:
-    """All grants of a feature to a customer, revoked ones too; empty if it never had the feature."""
-    rows = tx.execute(
-        _COLUMNS + " WHERE tenant_id = %s AND customer_id = %s AND feature = %s ORDER BY subscription_id",
-        (tenant, customer, feature),
-    ).fetchall()
-    return [_grant(row) for row in rows]
+def of_all(tx: Tx, keys: Sequence[Key]) -> dict[Key, list[Grant]]:
+    """All grants of features to customers, revoked ones too; what was never granted is missing."""
+    found: dict[Key, list[Grant]] = {}
+    for row in tx.execute(_COLUMNS + _OF_ALL, _columns(keys)).fetchall():
+        grant = _grant(row)
+        found.setdefault((grant.tenant, grant.customer_id, grant.feature), []).append(grant)
+    return found
+
+
+_OF_ALL = """
+  JOIN unnest(%s::text[], %s::text[], %s::text[]) AS asked (tenant_id, customer_id, feature)
+ USING (tenant_id, customer_id, feature)
+ ORDER BY subscription_id
+"""
+
+
+def _columns(rows: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+    return [[row[number] for row in rows] for number in range(3)]
 
 
 def _grant(row: Sequence[object]) -> Grant:
@@ -180,15 +194,15 @@ def changed_since(tx: Tx, tenant: str, version: int) -> list[tuple[str, str]]:
     ).fetchall()
 
 
-def counted_by(tx: Tx, tenant: str, customer: str, meter: str) -> list[str]:
-    """Features of a customer whose limit a meter counts toward."""
-    rows = tx.execute(
-        """
-        SELECT DISTINCT feature
-          FROM entitlements
-         WHERE tenant_id = %s AND customer_id = %s AND meter = %s AND revoked_at IS NULL
-         ORDER BY feature
-        """,
-        (tenant, customer, meter),
-    ).fetchall()
-    return [feature for (feature,) in rows]
+def counted_by(tx: Tx, meters: Sequence[tuple[str, str, str]]) -> list[Key]:
+    """Features whose limit is counted by any of these (tenant, customer, meter)."""
+    return tx.execute(_COUNTED_BY, _columns(meters)).fetchall()
+
+
+_COUNTED_BY = """
+SELECT DISTINCT tenant_id, customer_id, feature
+  FROM entitlements
+  JOIN unnest(%s::text[], %s::text[], %s::text[]) AS asked (tenant_id, customer_id, meter)
+ USING (tenant_id, customer_id, meter)
+ WHERE revoked_at IS NULL
+"""

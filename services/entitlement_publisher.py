@@ -18,19 +18,20 @@ from infra.redis_cache import RedisCache
 from infra.settings import Settings
 from infra.shutdown import on_signals
 from projections import entitlements, generation, tenants, usage_read
-from services.entitlements import entry
+from projections.entitlements import Key
+from services.entitlements import entries
 
 log = telemetry.logger("services.entitlement_publisher")
 
 PUBLISHED = telemetry.counter("entitlements_published_total", "Entitlements written to Redis.")
-POLL_S = 0.1
+MOVED = "tallybook_moved"
+"""Where each transaction that moves a projection says so."""
+POLL = timedelta(milliseconds=100)  # behind a pooler nothing is heard
+LISTEN = timedelta(milliseconds=500)
 TROUBLE_S = 1.0
 CONFIRM = timedelta(seconds=1)
 AT_ONCE = 500
 """Values in one round trip to Redis."""
-
-Key = tuple[str, str, str]
-"""Tenant, customer, feature."""
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ class Publisher:
     def _publish(self, tx: postgres.Cursor, keys: Sequence[Key]) -> int:
         written = 0
         for start in range(0, len(keys), AT_ONCE):
-            written += self._cache.publish([entry(tx, *key) for key in keys[start : start + AT_ONCE]])
+            written += self._cache.publish(entries(tx, keys[start : start + AT_ONCE]))
         return written
 
 
@@ -129,26 +130,29 @@ def _of_grants(tx: postgres.Cursor, marks: Mapping[str, int], moved: Iterable[st
             yield tenant, customer, feature
 
 
-def _of_usage(tx: postgres.Cursor, changed: Iterable[usage_read.Changed]) -> Iterator[Key]:
-    for each in changed:
-        for feature in entitlements.counted_by(tx, each.tenant, each.customer, each.meter):
-            yield each.tenant, each.customer, feature
+def _of_usage(tx: postgres.Cursor, changed: Iterable[usage_read.Changed]) -> list[Key]:
+    return entitlements.counted_by(tx, [(each.tenant, each.customer, each.meter) for each in changed])
 
 
 def main(settings: Settings) -> int:
     """Publish until SIGTERM."""
     stop = on_signals()
     cache = RedisCache(settings)
+    listener = None if settings.postgres_pooler else postgres.Listener(postgres.worker_url(settings), MOVED)
     with postgres.worker_pool(settings) as pool:
         publisher = Publisher(pool, cache)
         while not stop.is_set():
             try:
-                written = publisher.step()
+                if publisher.step():
+                    continue
+                if listener is None:
+                    stop.wait(POLL.total_seconds())
+                else:
+                    listener.wait(LISTEN)
             except (Transient, Conflict) as error:
                 log.warning("entitlements not published", reason=str(error))
                 stop.wait(TROUBLE_S)
-                continue
-            if not written:
-                stop.wait(POLL_S)
+    if listener is not None:
+        listener.close()
     cache.close()
     return 0

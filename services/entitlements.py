@@ -28,12 +28,15 @@ from billing.entitlement import (
     unverified,
 )
 from billing.ids import CustomerId, TenantId
+from billing.invoicing import Need, PartitionPosition
+from billing.metering import Meter
 from infra import postgres, telemetry
 from infra.clock import Clock, SystemClock
 from infra.errors import Transient
 from infra.redis_cache import Entry, RedisCache
 from projections import entitlements, generation, price_books, usage_read
-from projections.entitlements import Grant
+from projections.entitlements import Grant, Key
+from projections.usage import SET, TOPIC
 
 log = telemetry.logger("services.entitlements")
 
@@ -131,7 +134,7 @@ class Entitlements:
     def _from_database(self, tenant: str, customer: str, feature: str) -> Answer:
         with postgres.tenant_transaction(self._pool, tenant) as tx:
             generation.enter_all(tx)
-            made = entry(tx, tenant, customer, feature)
+            (made,) = entries(tx, [(tenant, customer, feature)])
         standings = decoded(feature, made.body)
         return Answer(best(standings), DATABASE, False, made.as_of, made.shown, policy(standings))
 
@@ -172,38 +175,64 @@ def policy(standings: Sequence[Standing]) -> WhenUnknown:
     return WhenUnknown.OPEN if is_open else WhenUnknown.CLOSED
 
 
-def entry(tx: postgres.Cursor, tenant: str, customer: str, feature: str) -> Entry:
-    """What is to be said about a feature of a customer; `tx` has entered both sets.
+def entries(tx: postgres.Cursor, keys: Sequence[Key]) -> list[Entry]:
+    """What is to be said about features of customers; `tx` has entered both sets.
 
     Where its statements see different moments, the version is of the oldest: whoever compares versions asks again.
     """
-    grants = entitlements.of(tx, tenant, customer, feature)
-    meters = sorted({each.entitlement.meter for each in grants if each.entitlement.meter is not None})
-    row = tx.execute(_USAGE_VERSION, (tenant, customer, meters)).fetchone()
+    row = tx.execute("SELECT now()").fetchone()
     assert row is not None
-    version = max((each.version for each in grants), default=0)
-    usage, as_of = row
-    return Entry(tenant, customer, feature, version, int(usage), encoded(_granted(tx, grants)), as_of)
+    grants = entitlements.of_all(tx, keys)
+    versions = _usage_versions(tx, keys)
+    counter = _Counter(tx)
+    made = []
+    for key in keys:
+        tenant, customer, _ = key
+        given = grants.get(key, [])
+        usage = [versions.get((tenant, customer, each.entitlement.meter or ""), 0) for each in given]
+        standings = [Standing(each.entitlement, counter.used(each)) for each in given if each.revoked_at is None]
+        version = max((each.version for each in given), default=0)
+        made.append(Entry(*key, version, max(usage, default=0), encoded(standings), row[0]))
+    return made
 
 
-_USAGE_VERSION = """
-SELECT coalesce(max(version), 0), now()
-  FROM usage_changed
- WHERE tenant_id = %s AND customer_id = %s AND meter = ANY (%s)
+def _usage_versions(tx: postgres.Cursor, keys: Sequence[Key]) -> dict[Key, int]:
+    """(tenant, customer, meter) -> version of its usage."""
+    customers = sorted({(tenant, customer) for tenant, customer, _ in keys})
+    rows = tx.execute(_USAGE_VERSIONS, [list(each) for each in zip(*customers, strict=True)]).fetchall()
+    return {(tenant, customer, meter): version for tenant, customer, meter, version in rows}
+
+
+_USAGE_VERSIONS = """
+SELECT u.tenant_id, u.customer_id, u.meter, u.version
+  FROM unnest(%s::text[], %s::text[]) AS asked (tenant_id, customer_id)
+  JOIN usage_changed u USING (tenant_id, customer_id)
 """
 
 
-def _granted(tx: postgres.Cursor, grants: Sequence[Grant]) -> list[Standing]:
-    return [Standing(each.entitlement, _used(tx, each)) for each in grants if each.revoked_at is None]
+class _Counter:
+    """What grants' meters measured in their current periods, as far as usage has been counted."""
 
+    def __init__(self, tx: postgres.Cursor) -> None:
+        self._tx = tx
+        self._positions: tuple[PartitionPosition, ...] | None = None
+        self._meters: dict[tuple[str, int], dict[str, Meter]] = {}
 
-def _used(tx: postgres.Cursor, grant: Grant) -> Decimal:
-    """What the grant's meter measured in its current period, as far as usage has been counted."""
-    if grant.entitlement.meter is None:
-        return Decimal(0)
-    book = price_books.book(tx, grant.tenant, grant.book_version)
-    meter = next(each for each in book.meters if each.key == grant.entitlement.meter)
-    return usage_read.current(tx, TenantId(grant.tenant), CustomerId(grant.customer_id), meter, grant.period).total
+    def used(self, grant: Grant) -> Decimal:
+        if grant.entitlement.meter is None:
+            return Decimal(0)
+        place = (grant.tenant, grant.book_version)
+        if place not in self._meters:
+            self._meters[place] = {each.key: each for each in price_books.book(self._tx, *place).meters}
+        need = Need(self._meters[place][grant.entitlement.meter], grant.period, self._counted())
+        customer = CustomerId(grant.customer_id)
+        return usage_read.quantities(self._tx, TenantId(grant.tenant), customer, [need], transactions=())[need].total
+
+    def _counted(self) -> tuple[PartitionPosition, ...]:
+        if self._positions is None:
+            stored = generation.checkpoints(self._tx, SET, generation.current(self._tx, SET), TOPIC)
+            self._positions = tuple(PartitionPosition(partition=each, offset=stored[each]) for each in sorted(stored))
+        return self._positions
 
 
 def encoded(standings: Sequence[Standing]) -> str:

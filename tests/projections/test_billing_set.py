@@ -194,7 +194,7 @@ def test_entitlements_follow_the_periods_and_end_with_the_subscription(pool: pos
     project(pool, history)
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
-        (first,) = entitlements.of(tx, "acme", "ann", "calls")
+        (first,) = entitlements.of_all(tx, [("acme", "ann", "calls")])["acme", "ann", "calls"]
     assert (first.entitlement, first.revoked_at) == (PLAN.entitlements[1], None)
     assert first.entitlement.limit == Decimal(1000)
     history.issue_awaited()
@@ -202,7 +202,7 @@ def test_entitlements_follow_the_periods_and_end_with_the_subscription(pool: pos
     project(pool, history)
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
-        (second,) = entitlements.of(tx, "acme", "ann", "calls")
+        (second,) = entitlements.of_all(tx, [("acme", "ann", "calls")])["acme", "ann", "calls"]
     assert second.period.start == first.period.end
     assert second.version > first.version
     history.cancel("ann").issue_awaited()
@@ -210,6 +210,6 @@ def test_entitlements_follow_the_periods_and_end_with_the_subscription(pool: pos
     project(pool, history)
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
-        (ended,) = entitlements.of(tx, "acme", "ann", "sso")
+        (ended,) = entitlements.of_all(tx, [("acme", "ann", "sso")])["acme", "ann", "sso"]
         assert entitlements.changed_since(tx, "acme", second.version) == [("ann", "calls"), ("ann", "sso")]
     assert ended.revoked_at == second.period.end

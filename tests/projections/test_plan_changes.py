@@ -48,8 +48,9 @@ def granted(pool: postgres.Pool) -> dict[str, Decimal | None]:
     """Limits by feature of what is granted and not revoked."""
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
-        found = [grant for each in ("sso", "audit", "calls") for grant in entitlements.of(tx, "acme", "ann", each)]
-    return {each.entitlement.feature: each.entitlement.limit for each in found if each.revoked_at is None}
+        found = entitlements.of_all(tx, [("acme", "ann", each) for each in ("sso", "audit", "calls")])
+    grants = [grant for each in found.values() for grant in each if grant.revoked_at is None]
+    return {each.entitlement.feature: each.entitlement.limit for each in grants}
 
 
 def test_a_change_now_is_in_force_at_once_and_its_features_follow(pool: postgres.Pool) -> None:
