@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import confluent_kafka as rd
-
-from tallybook_sdk.event import NAME_LENGTH_MAX, UsageEvent, as_record, new_id
-from tallybook_sdk.wire import encode_batch, encode_event, schema_fingerprint
+from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered, OnDelivery
+from tallybook_sdk.event import NAME_LENGTH_MAX, InvalidEvent, UsageEvent
+from tallybook_sdk.living import watch
+from tallybook_sdk.spool import Fsync, Spool, SpoolUnusable
+from tallybook_sdk.transport import Failure, Full, Transport
+from tallybook_sdk.wire import Encoder, decode_event, encode_batch
 
 TOPIC = "usage.events"
 BATCH_BYTES_MAX = 900_000  # the topic takes records of 1 MB
 _POLL_S = 0.05
-_SAFE: Mapping[str, Any] = {
-    "enable.idempotence": True,
-    "acks": "all",
-    "partitioner": "murmur2_random",  # as Java's clients; librdkafka's default would place the tenant elsewhere
-    "compression.type": "lz4",
-    "linger.ms": 5,
-    "delivery.timeout.ms": 120_000,
-    "allow.auto.create.topics": False,
-}
+_AGAIN_S = 1.0  # pause before events of a spool are sent again
 
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What became of one event."""
-
-    event: UsageEvent
-    partition: int
-    offset: int
-    """Of the batch it travelled in; -1 if it was not taken."""
-    index: int
-    """Its place in that batch."""
-    error: str | None
-    """None if the brokers have it. Else it may lie there all the same: send it again, with its id."""
-
-
-class NotDelivered(Exception):
-    """Some events were not acknowledged. Send them again, with their ids: those that lie there count once."""
-
-    def __init__(self, failures: list[Delivery], waiting: int) -> None:
-        reasons = ", ".join(sorted({each.error or "" for each in failures})) or "no answer in time"
-        super().__init__(f"{len(failures) + waiting} events not delivered: {reasons}")
-        self.failures = failures
-        """The events whose delivery failed."""
-        self.waiting = waiting
-        """Number of events still under way."""
-
-
-class Unreachable(Exception):
-    """The brokers do not answer, or have no topic for usage."""
+log = logging.getLogger(__name__)
 
 
 class _Batch:
     """Events that travel together."""
 
+    __slots__ = ("bytes", "encoded", "events", "first", "reports", "since")
+
     def __init__(self) -> None:
-        self.events: list[tuple[UsageEvent, Callable[[Delivery], None] | None]] = []
+        self.events: list[UsageEvent] = []
+        self.reports: dict[int, OnDelivery] = {}
+        """By place; of the others, the producer's own hears."""
         self.encoded: list[bytes] = []
         self.bytes = 0
-        self.began = time.monotonic()
+        self.since = 0.0
+        self.first = 0
+        """Number of the first event in the spool; the others follow."""
+
+    def part(self, start: int, end: int) -> _Batch:
+        made = _Batch()
+        made.events, made.encoded = self.events[start:end], self.encoded[start:end]
+        made.reports = {at - start: each for at, each in self.reports.items() if start <= at < end}
+        made.first = self.first + start
+        return made
 
 
 class UsageProducer:
@@ -75,8 +57,8 @@ class UsageProducer:
     >>> with UsageProducer("localhost:9092", "acme", source="api-gateway") as usage:
     ...     usage.send(UsageEvent(type="api_call", customer="c-1", time=datetime.now(UTC), properties={"bytes": 512}))
 
-    Leaving the block waits for every delivery and raises `NotDelivered` if one failed. Safe to share between threads,
-    not between processes: make one after a fork.
+    Leaving the block waits for every delivery and raises `NotDelivered` if one failed. Safe to share between threads.
+    After a fork the child begins anew: what was buffered belongs to the parent, who sends it.
     """
 
     def __init__(
@@ -87,34 +69,73 @@ class UsageProducer:
         source: str = "",
         batch_events: int = 500,
         linger: timedelta = timedelta(milliseconds=100),
+        buffer_events: int = 100_000,
+        when_full: Literal["wait", "raise"] = "wait",
+        on_delivery: OnDelivery | None = None,
+        spool: Path | str | None = None,
+        fsync: Fsync = Fsync.NEVER,
         topic_prefix: str = "",
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
-        """`linger`: longest wait of an event for company. `kafka`: librdkafka settings, such as TLS and SASL.
+        """`linger`: longest wait of an event for company. `buffer_events`: most events under way; one more waits, or
+        raises `BufferFull`. `on_delivery`: told of each event that `send` is given no report for. `spool`: folder that
+        keeps what is not acknowledged, across the end of the process; `fsync`, how hard. `kafka`: librdkafka settings,
+        such as TLS and SASL.
 
         Raises:
             ValueError: a setting would lose or misplace events.
+            SpoolUnusable: another process has the folder, or it is another tenant's.
         """
         if not 0 < len(tenant) <= NAME_LENGTH_MAX or not tenant.isprintable():
             raise ValueError(f"tenant: allowed are 1 to {NAME_LENGTH_MAX} printable characters")
         if batch_events < 1:
             raise ValueError("batch_events: allowed is 1 or more")
-        changed = [name for name in (kafka or {}) if name in ("enable.idempotence", "acks", "partitioner")]
-        if changed:
-            raise ValueError(f"kafka: {', '.join(changed)} cannot be changed: events could be lost or misplaced")
-        self._tenant = tenant
-        self._source = source
-        self._batch_events = batch_events
-        self._linger_s = linger.total_seconds()
+        if buffer_events < batch_events:
+            raise ValueError("buffer_events: a whole batch must fit")
+        if when_full not in ("wait", "raise"):
+            raise ValueError("when_full: allowed are wait and raise")
         self._topic = topic_prefix + TOPIC
-        self._rd = rd.Producer({"bootstrap.servers": bootstrap, **_SAFE, **(kafka or {})})
+        self._tenant = tenant
+        self._transport = Transport(bootstrap, self._topic, tenant, source, kafka or {})
+        self._batch_events = batch_events
+        self._buffer_events = buffer_events
+        self._linger_s = linger.total_seconds()
+        self._when_full = when_full
+        self._on_delivery = on_delivery
+        self._encode = Encoder(source).encode
+        self._spool: Spool | None = None
+        self._inherited_spool = False
+        self._begin()
+        if spool is not None:
+            self._spool = Spool(Path(spool), f"{self._topic} of {tenant}", fsync)
+            self._send_left(self._spool)
+        watch(self)
+
+    def _begin(self) -> None:
+        """Everything that is of this process."""
+        self._pid = os.getpid()
         self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
         self._batch = _Batch()
-        self._under_way = 0
-        self._failures: list[Delivery] = []
+        self._held = 0
+        """Events taken and neither acknowledged nor told as failed."""
+        self._under_way: dict[int, _Batch] = {}
+        self._again: deque[tuple[float, _Batch]] = deque()
+        self._failures: list[tuple[Delivery, int]] = []
+        """Those that nobody was told of, and their numbers in the spool."""
         self._closed = threading.Event()
-        self._tending = threading.Thread(target=self._tend, name="tallybook-usage", daemon=True)
-        self._tending.start()
+        self._tending: threading.Thread | None = None
+
+    def forget(self) -> None:
+        """In the child of a fork: what is buffered, the connection and the spool are the parent's."""
+        if self._spool is not None:
+            self._spool.abandon()
+            self._spool, self._inherited_spool = None, True
+        self._transport.forget()
+        was_closed = self._closed.is_set()
+        self._begin()
+        if was_closed:
+            self._closed.set()
 
     def check(self, timeout: timedelta = timedelta(seconds=8)) -> None:
         """Return if the brokers answer and have the topic.
@@ -122,34 +143,42 @@ class UsageProducer:
         Raises:
             Unreachable: saying why.
         """
-        try:
-            known = self._rd.list_topics(self._topic, timeout=timeout.total_seconds()).topics[self._topic]
-        except rd.KafkaException as error:
-            raise Unreachable(str(error.args[0].str())) from error
-        if known.error is not None:
-            raise Unreachable(f"topic {self._topic}: {known.error.str()}")
+        self._transport.check(timeout.total_seconds())
 
-    def send(self, event: UsageEvent, on_delivery: Callable[[Delivery], None] | None = None) -> None:
-        """Take `event` along with the next batch; waits while the local queue is full.
+    def send(self, event: UsageEvent, on_delivery: OnDelivery | None = None) -> None:
+        """Take `event` along with the next batch. With a spool, it outlives this process once this returns.
 
         `on_delivery` is called from another thread once the brokers have the event, or do not. Failures without it
         are raised by `flush`.
 
         Raises:
             InvalidEvent: the event would be refused; names the field.
+            BufferFull: too many are under way, and `when_full` says to raise.
+            NotDelivered: too many failed and nobody asked; hands them over. `event` was not taken.
+            OSError: the spool's disk is full; `event` was not taken.
         """
-        encoded = encode_event(as_record(event, self._source))
+        encoded = self._encode(event)
+        if len(encoded) > BATCH_BYTES_MAX:
+            raise InvalidEvent("properties", f"the event takes {len(encoded)} bytes; allowed are {BATCH_BYTES_MAX}")
         with self._lock:
-            if self._closed.is_set():
-                raise ValueError("the producer is closed")
-            if self._batch.events and self._batch.bytes + len(encoded) > BATCH_BYTES_MAX:
-                self._seal()
+            if self._held >= self._buffer_events or self._tending is None:
+                self._prepare()
             batch = self._batch
+            if batch.bytes + len(encoded) > BATCH_BYTES_MAX:
+                self._seal()
+                batch = self._batch
             if not batch.events:
-                batch.began = time.monotonic()
-            batch.events.append((event, on_delivery))
+                batch.since = time.monotonic()
+            if self._spool is not None:
+                number = self._spool.append(encoded)
+                if not batch.events:
+                    batch.first = number
+            if on_delivery is not None:
+                batch.reports[len(batch.events)] = on_delivery
+            batch.events.append(event)
             batch.encoded.append(encoded)
             batch.bytes += len(encoded)
+            self._held += 1
             if len(batch.events) >= self._batch_events:
                 self._seal()
 
@@ -157,23 +186,36 @@ class UsageProducer:
         """Return when the brokers have every event that was sent.
 
         Raises:
-            NotDelivered: naming those that they may not have. They are forgotten here: send them again.
+            NotDelivered: naming those that they may not have, failed or still under way at the deadline. The failed
+                ones are forgotten here: send them again.
         """
-        with self._lock:
+        deadline = time.monotonic() + timeout.total_seconds()
+        with self._room:
             self._seal()
-        self._rd.flush(timeout.total_seconds())
-        with self._lock:
-            failures, self._failures = self._failures, []
-            if failures or self._under_way:
-                raise NotDelivered(failures, self._under_way)
+            while self._under_way and (left := deadline - time.monotonic()) > 0:
+                self._rest(min(left, _POLL_S))
+            self._hand_over([event for batch in self._under_way.values() for event in batch.events])
 
-    def close(self) -> None:
-        """Flush, and end. Raises what `flush` does."""
+    def wait_for_room(self, timeout: timedelta | None = None) -> bool:
+        """Return when one more event would be taken at once; False if that took longer than `timeout`."""
+        seconds = None if timeout is None else timeout.total_seconds()
+        with self._room:
+            return self._room.wait_for(lambda: self._held < self._buffer_events, seconds)
+
+    def close(self, timeout: timedelta = timedelta(seconds=130)) -> None:
+        """Flush, and end. Raises what `flush` does; a spool keeps what it names as under way."""
+        if self._closed.is_set():
+            return
         try:
-            self.flush()
+            self.flush(timeout)
         finally:
             self._closed.set()
-            self._tending.join()
+            tending, self._tending = self._tending, None
+            if tending is not None and tending is not threading.current_thread():
+                tending.join()
+            self._transport.close()
+            if self._spool is not None:
+                self._spool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,61 +227,144 @@ class UsageProducer:
             if error is None:  # what went wrong in the block says more
                 raise
 
-    def _seal(self) -> None:
-        """Hand the batch to librdkafka. Called with the lock held."""
-        batch, self._batch = self._batch, _Batch()
-        if not batch.events:
-            return
-        self._under_way += len(batch.events)
-        while True:
-            try:
-                self._rd.produce(
-                    self._topic,
-                    encode_batch(self._tenant, batch.encoded),
-                    self._tenant.encode(),
-                    headers=self._headers(),
-                    on_delivery=lambda error, message: self._delivered(batch, error, message),
-                )
-                return
-            except BufferError:  # the local queue is full: wait for deliveries
-                self._rd.poll(_POLL_S)
-            except rd.KafkaException as error:
-                self._finish(batch, -1, -1, str(error))
-                return
+    def _prepare(self) -> None:
+        """What is not done for every event: begin, or wait for room. Called with the lock held."""
+        if self._closed.is_set():
+            raise ValueError("the producer is closed")
+        if self._inherited_spool:
+            raise SpoolUnusable("the spool belongs to the process that was forked; make a producer with another folder")
+        self._begin_tending()
+        while self._held >= self._buffer_events:
+            self._hand_over([])
+            if self._when_full == "raise" or threading.current_thread() is self._tending:
+                raise BufferFull(f"{self._held} events are under way, as many as allowed")
+            self._seal()
+            self._rest(_POLL_S)
+            if self._closed.is_set():
+                raise ValueError("the producer is closed")
 
-    def _headers(self) -> list[tuple[str, str | bytes | None]]:
-        return [
-            ("ce_id", new_id().encode()),
-            ("ce_type", b"tallybook.usage.UsageBatch"),
-            ("ce_source", (self._source or "tallybook-sdk").encode()),
-            ("ce_specversion", b"1.0"),
-            ("ce_time", datetime.now(UTC).isoformat().replace("+00:00", "Z").encode()),
-            ("schema", schema_fingerprint().hex().encode()),
-            ("tenant", self._tenant.encode()),
-        ]
+    def _hand_over(self, under_way: list[UsageEvent]) -> None:
+        """Raise `NotDelivered` with the failures that nobody was told of, and `under_way`; not if there are none."""
+        failures, self._failures = self._failures, []
+        for _, number in failures:
+            self._settle(number, 1)
+        self._held -= len(failures)
+        if failures or under_way:
+            raise NotDelivered([each for each, _ in failures], under_way, spooled=self._spool is not None)
 
-    def _delivered(self, batch: _Batch, error: rd.KafkaError | None, message: rd.Message) -> None:
-        if error is None:
-            self._finish(batch, message.partition() or 0, message.offset() or 0, None)
+    def _rest(self, seconds: float) -> None:
+        """Let deliveries happen; with the lock held."""
+        if threading.current_thread() is self._tending:
+            self._transport.poll(seconds)  # nobody else does
         else:
-            self._finish(batch, -1, -1, error.str())
+            self._room.wait(seconds)
 
-    def _finish(self, batch: _Batch, partition: int, offset: int, error: str | None) -> None:
-        reports = []
+    def _seal(self) -> None:
+        """Send the batch off; with the lock held."""
+        batch = self._batch
+        if batch.events:
+            self._batch = _Batch()
+            if self._spool is not None:
+                self._spool.sending()
+            self._produce(batch)
+
+    def _produce(self, batch: _Batch) -> None:
+        self._under_way[id(batch)] = batch
+        value = encode_batch(self._tenant, batch.encoded)
+        try:
+            self._transport.produce(value, lambda *outcome: self._delivered(batch, *outcome))
+        except Full:
+            self._again.append((time.monotonic() + _POLL_S, batch))
+
+    def _send_left(self, spool: Spool) -> None:
+        """Send what the predecessor did not get acknowledged."""
         with self._lock:
-            self._under_way -= len(batch.events)
-            for index, (event, on_delivery) in enumerate(batch.events):
-                if on_delivery is not None:
-                    reports.append((on_delivery, Delivery(event, partition, offset, index, error)))
+            for number, encoded in spool.left:
+                batch = self._batch
+                if len(batch.events) >= self._batch_events or batch.bytes + len(encoded) > BATCH_BYTES_MAX:
+                    self._seal()
+                    batch = self._batch
+                if not batch.events:
+                    batch.first = number
+                batch.events.append(decode_event(encoded))
+                batch.encoded.append(encoded)
+                batch.bytes += len(encoded)
+                self._held += 1
+            if spool.left:
+                log.info("%d events that a predecessor left are sent again", len(spool.left))
+                self._begin_tending()
+                self._seal()
+            spool.left.clear()
+
+    def _delivered(self, batch: _Batch, failure: Failure | None, partition: int, offset: int) -> None:
+        if failure is not None and self._goes_again(batch, failure):
+            return
+        error = None if failure is None else failure.text
+        untold: list[tuple[Delivery, int]] = []
+        if error is not None or batch.reports or self._on_delivery is not None:
+            for index, event in enumerate(batch.events):
+                report = batch.reports.get(index, self._on_delivery)
+                if report is not None:
+                    _tell(report, Delivery(event, partition, offset, index, error))
                 elif error is not None:
-                    self._failures.append(Delivery(event, partition, offset, index, error))
-        for on_delivery, delivery in reports:
-            on_delivery(delivery)
+                    untold.append((Delivery(event, partition, offset, index, error), batch.first + index))
+        with self._room:
+            # After the reports: whoever waits in `flush` finds them done.
+            self._failures += untold
+            if not untold:
+                self._settle(batch.first, len(batch.events))
+            else:
+                told = sorted(
+                    {batch.first + index for index in range(len(batch.events))} - {each for _, each in untold}
+                )
+                for number in told:
+                    self._settle(number, 1)
+            self._held -= len(batch.events) - len(untold)
+            del self._under_way[id(batch)]
+            self._room.notify_all()
+
+    def _goes_again(self, batch: _Batch, failure: Failure) -> bool:
+        """Whether the failed batch is sent once more: in halves if it was too large, later if a spool keeps it."""
+        with self._lock:
+            if failure.too_large and len(batch.events) > 1:
+                del self._under_way[id(batch)]
+                middle = len(batch.events) // 2
+                self._produce(batch.part(0, middle))
+                self._produce(batch.part(middle, len(batch.events)))
+                return True
+            if failure.may_heal and self._spool is not None:
+                self._again.append((time.monotonic() + _AGAIN_S, batch))
+                return True
+        return False
+
+    def _settle(self, first: int, count: int) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.settle(first, count)
+            except OSError as error:
+                log.warning("the spool cannot note deliveries, a successor would send them again: %s", error)
+
+    def _begin_tending(self) -> None:
+        if self._tending is None:
+            self._tending = threading.Thread(target=self._tend, name="tallybook-usage", daemon=True)
+            self._tending.start()
 
     def _tend(self) -> None:
-        """Seal what waited long enough, and take delivery reports."""
-        while not self._closed.is_set():
-            self._rd.poll(_POLL_S)
+        """Seal what waited long enough, take delivery reports, send again what is due."""
+        closed = self._closed
+        pause = max(min(_POLL_S, self._linger_s), 0.001)
+        while not closed.is_set():
+            self._transport.poll(pause)
             with self._lock:
-                if self._batch.events and time.monotonic() - self._batch.began >= self._linger_s:
+                now = time.monotonic()
+                if self._batch.events and now - self._batch.since >= self._linger_s:
                     self._seal()
+                while self._again and self._again[0][0] <= now:
+                    self._produce(self._again.popleft()[1])
+
+
+def _tell(report: OnDelivery, delivery: Delivery) -> None:
+    try:
+        report(delivery)
+    except Exception:  # the caller's own, in our thread: it must not keep others from hearing of theirs
+        log.exception("a delivery report raised")
