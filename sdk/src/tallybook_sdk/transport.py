@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any, NamedTuple
 
 import confluent_kafka as rd
@@ -65,6 +66,7 @@ class Transport:
         self._key = tenant.encode()
         self._source = (source or "tallybook-sdk").encode()
         self._rd: rd.Producer | None = None
+        self._connecting = Lock()
         self._connected()
 
     def check(self, timeout_s: float) -> None:
@@ -106,15 +108,18 @@ class Transport:
         if self._rd is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._rd))  # never destroyed, not at the end either
             self._rd = None
+        self._connecting = Lock()
 
     def close(self) -> None:
         """Let go of the connection; what is under way may still arrive, or not."""
         self._rd = None
 
     def _connected(self) -> rd.Producer:
-        if self._rd is None:
-            self._rd = rd.Producer(self._settings)
-        return self._rd
+        connected = self._rd
+        if connected is None:
+            with self._connecting:  # the sender and the thread that tends come at once after a fork
+                connected = self._rd = self._rd or rd.Producer(self._settings)
+        return connected
 
     def _failure(self, error: rd.KafkaError) -> Failure:
         text = f"topic {self._topic}: {error.name()}: {error.str()}"
