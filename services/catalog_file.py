@@ -200,6 +200,27 @@ def read(content: bytes) -> CatalogFile:
     )
 
 
+def override(plan: str, content: bytes) -> PriceOverride:
+    """A customer's own prices for `plan`, written as in a file; nothing changes nothing.
+
+    Raises:
+        BadCatalog: with every fault that was found.
+    """
+    try:
+        document = load(content)
+    except Unreadable as e:
+        raise BadCatalog([(e.line, e.fault)]) from e
+    data = {} if document.data is None else document.data
+    try:
+        section = OverrideSection.model_validate({"plan": plan, **data} if isinstance(data, dict) else data)
+    except ValidationError as e:
+        raise _bad(document, faults(e, data)) from e
+    made: PriceOverride = value_of(PriceOverride, section)
+    if made.plan != plan:
+        raise _bad(document, [Fault("unexpected", f"these are the prices of {plan!r}", "plan")])
+    return made
+
+
 def to_utc(local: datetime, zone: str) -> datetime:
     """The instant at which the clocks of `zone` show `local`; one with an offset needs no zone.
 

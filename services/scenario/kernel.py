@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from billing.customer import Active as Buyer
-from billing.customer import CreateCustomer, RedeemCoupon
+from billing.customer import CreateCustomer, RedeemCoupon, SetPriceOverride
 from billing.decision import TenantState, chain, facts, record
 from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
 from billing.errors import Rejected
@@ -21,6 +21,8 @@ from billing.invoice import InvoiceFinalized, IssueInvoice
 from billing.invoicing import BillingRun, lines, needs, one_by_one
 from billing.metering import UsageEvent
 from billing.payment import RecordManualPayment
+from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.pricing import AddOnQuantity
 from billing.subscription import (
     ActivateSubscription,
     Active,
@@ -34,9 +36,23 @@ from billing.subscription import (
 )
 from billing.tenant import AdvanceClock, Registered, grace
 from services.scenario.golden import Outcome, Refusal, Span
-from services.scenario.statements import Cancel, Clock, Pay, Publish, Redeem, Statement, Subscribe, Use
+from services.scenario.statements import Statement
 from services.scenario.text import Scenario
 from services.scenario.usage import UsageLog
+from services.scenario.verbs import (
+    Add,
+    Cancel,
+    Change,
+    Clock,
+    Migrate,
+    Override,
+    Pay,
+    Publish,
+    Redeem,
+    Remove,
+    Subscribe,
+    Use,
+)
 
 TENANT = TenantId("scenario")
 INVOICES_MAX = 1_000  # nobody reads more of them
@@ -76,16 +92,30 @@ class Played:
     steps: list[Step] = field(default_factory=list)
 
 
+class Stuck(Exception):
+    """The story cannot go on: catalogue or tenant are refused, or usage cannot be rated; `line` is where."""
+
+    def __init__(self, line: int, refused: Rejected) -> None:
+        super().__init__(refused.detail)
+        self.line = line
+        self.refused = refused
+
+
 def play(scenario: Scenario) -> Played:
     """Play the whole timeline.
 
     Raises:
-        Rejected: catalogue or tenant are refused, or usage cannot be rated.
+        Stuck: naming the line that could not be played.
     """
-    office = _Office(scenario)
-    for statement in scenario.timeline:
-        office.advance(statement.at)
-        office.obey(statement)
+    line = scenario.catalogue_line
+    try:
+        office = _Office(scenario)
+        for statement in scenario.timeline:
+            line = statement.line
+            office.advance(statement.at)
+            office.obey(statement)
+    except Rejected as e:
+        raise Stuck(line, e) from e
     return Played(office.outcome(), office.steps)
 
 
@@ -123,9 +153,12 @@ class _Office:
                 case Redeem(customer=customer, coupon=coupon):
                     self._know(line, CustomerId(customer))
                     self._ask(line, RedeemCoupon(customer_id=CustomerId(customer), coupon=coupon))
-                case Cancel(subscription=subscription, at_period_end=at_period_end):
-                    named = SubscriptionId(subscription)
-                    self._ask(line, CancelSubscription(subscription_id=named, at_period_end=at_period_end))
+                case Override(customer=customer):
+                    self._know(line, CustomerId(customer))
+                    own = self._scenario.own_prices[line]
+                    self._ask(line, SetPriceOverride(customer_id=CustomerId(customer), override=own))
+                case Change() | Migrate() | Add() | Remove() | Cancel():
+                    self._ask(line, _of_a_subscription(verb))
                 case Publish():
                     self._ask(line, self._scenario.newer[line])
                 case Pay(number=number):
@@ -285,7 +318,26 @@ def _subscription(verb: Subscribe) -> CreateSubscription:
         ends_at=verb.ends_at,
         trial=verb.trial,
         billing_day=verb.billing_day,
+        currency=verb.currency,
+        add_ons=tuple(AddOnQuantity(add_on=key, quantity=quantity) for key, quantity in verb.add_ons),
     )
+
+
+def _of_a_subscription(
+    verb: Change | Migrate | Add | Remove | Cancel,
+) -> ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn | CancelSubscription:
+    id, at_end = SubscriptionId(verb.subscription), verb.at_period_end
+    match verb:
+        case Change(plan=plan):
+            return ChangePlan(subscription_id=id, plan=plan, at_period_end=at_end)
+        case Migrate():
+            return MigrateSubscription(subscription_id=id, at_period_end=at_end)
+        case Add(add_on=add_on, quantity=quantity):
+            return AddAddOn(subscription_id=id, add_on=add_on, quantity=quantity, at_period_end=at_end)
+        case Remove(add_on=add_on):
+            return RemoveAddOn(subscription_id=id, add_on=add_on, at_period_end=at_end)
+        case Cancel():
+            return CancelSubscription(subscription_id=id, at_period_end=at_end)
 
 
 def _place(envelope: EventEnvelope) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from billing.errors import Rejected
 from services.scenario import golden, kernel
 from services.scenario.golden import Outcome
 from services.scenario.kernel import Played
@@ -43,8 +42,8 @@ def run(path: Path, *, update: bool = False, system: System | None = None) -> Re
     scenario = load(path)
     try:
         played = kernel.play(scenario)
-    except Rejected as e:
-        raise BadScenario([(path, 1, Fault(e.code, e.detail, e.field))]) from e
+    except kernel.Stuck as e:
+        raise BadScenario([(path, e.line, Fault(e.refused.code, e.refused.detail, e.refused.field))]) from e
     made = golden.text(played.outcome if system is None else system(scenario, played))
     if made == scenario.golden:
         return Result(path, scenario.title, PASSED)

@@ -1,8 +1,14 @@
 """One line of a timeline: a local time, a verb and what it is about.
 
-2026-02-01        subscribe  acme pro                            as ID, from TIME, until TIME, trial P14D
+2026-02-01        subscribe  acme pro                            as ID, from TIME, until TIME, trial P14D, in EUR,
+                                                                 with ADD-ON x 3
 2026-02-10        usage      acme api.call x 12,000 region=eu    id=ID, source=SOURCE, at TIME, user=u[1..25]
 2026-02-10 09:30  redeem     acme WELCOME
+2026-02-12        change     acme gold at once                   at once | at period end
+2026-02-12        migrate    acme                                to the newest version of its plan
+2026-02-13        add        acme storage x 3                    at once | at period end
+2026-02-14        remove     acme storage
+2026-02-14        override   acme pro                            own prices, indented below
 2026-02-15        cancel     acme at once                        at once | at period end
 2026-03-01        publish    newer.yaml                          or the sections, indented below
 2026-03-02        pay        000001
@@ -18,6 +24,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from services.scenario.verbs import (
+    Add,
+    Cancel,
+    Change,
+    Clock,
+    Migrate,
+    Override,
+    Pay,
+    Publish,
+    Redeem,
+    Remove,
+    Subscribe,
+    Use,
+    Verb,
+)
 from services.shapes import Fault
 
 EVENTS_MAX = 100_000  # of one line
@@ -26,78 +47,6 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 _TIME = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
 _COUNT = re.compile(r"\d{1,3}(,\d{3})+\Z|\d+\Z", re.ASCII)
 _RANGE = re.compile(r"(?P<before>.*)\[(?P<first>\d{1,9})\.\.(?P<last>\d{1,9})\](?P<after>.*)\Z", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    """Put a customer, who is created if need be, on a plan."""
-
-    customer: str
-    plan: str
-    subscription: str
-    """The customer's id unless named."""
-    starts_at: datetime | None = None
-    """Local; None for now."""
-    ends_at: datetime | None = None
-    """Local; None for never."""
-    trial: str | None = None
-    """None for that of the plan."""
-    billing_day: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """Usage that arrives now. Each of `each` is one event's properties."""
-
-    customer: str
-    type: str
-    each: tuple[dict[str, str], ...]
-    count: int = 1
-    """How many events alike."""
-    at: datetime | None = None
-    """Local time of the usage itself; None for now."""
-    id: str = ""
-    """Identity; empty for one of its own."""
-    source: str = "scenario"
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """End a subscription."""
-
-    subscription: str
-    at_period_end: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Redeem:
-    """Give a customer a coupon's discount."""
-
-    customer: str
-    coupon: str
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Publish the next version of the price book."""
-
-    file: str
-    """Empty: the sections stand below."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pay:
-    """An invoice was paid outside."""
-
-    number: str
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Let time pass; whatever falls due by then happens."""
-
-
-Verb = Subscribe | Use | Cancel | Redeem | Publish | Pay | Clock
 
 
 @dataclass(slots=True)
@@ -213,7 +162,12 @@ def _subscribe(words: _Words) -> Subscribe:
         elif words.after("trial"):
             made = replace(made, trial=words.take("trial"))
         elif words.after("day"):
-            made = replace(made, billing_day=_count(words.take("day")))
+            made = replace(made, billing_day=_count(words.take("day"), "subscribe.day"))
+        elif words.after("in"):
+            made = replace(made, currency=words.take("in"))
+        elif words.after("with"):
+            add_on = words.take("with")
+            made = replace(made, add_ons=(*made.add_ons, (add_on, _quantity(words))))
         else:
             break
     return made
@@ -225,7 +179,7 @@ def _use(words: _Words) -> Use:
     properties: dict[str, str] = {}
     while words.left:
         if words.after("x"):
-            count = _count(words.take("x"))
+            count = _count(words.take("x"), "usage.x")
         elif words.after("at"):
             at = words.time("at")
         elif "=" in words.left[0]:
@@ -261,23 +215,49 @@ def _spread(properties: dict[str, str]) -> tuple[dict[str, str], ...]:
     )
 
 
-def _count(text: str) -> int:
+def _count(text: str, name: str) -> int:
     if not _COUNT.match(text) or not 0 < (count := int(text.replace(",", ""))) <= EVENTS_MAX:
         detail = f"{text[:20]!r}: allowed is a whole number up to {EVENTS_MAX:,}, such as 12,000"
-        raise Unclear(Fault("out_of_range", detail, "usage.x"))
+        raise Unclear(Fault("out_of_range", detail, name))
     return count
 
 
-def _cancel(words: _Words) -> Cancel:
-    subscription = words.take("subscription")
+def _quantity(words: _Words) -> int:
+    """`x 3`, or one if it is not said."""
+    return _count(words.take("x"), f"{words.verb}.x") if words.after("x") else 1
+
+
+def _at_period_end(words: _Words, unsaid: bool) -> bool:
+    """`at once` or `at period end`."""
     if not words.after("at"):
-        return Cancel(subscription)
+        return unsaid
     if words.after("once"):
-        return Cancel(subscription, at_period_end=False)
+        return False
     if words.left[:2] == ["period", "end"]:
         del words.left[:2]
-        return Cancel(subscription)
-    raise Unclear(Fault("unexpected", f"write it as: {_USAGE['cancel']}", "cancel.at"))
+        return True
+    raise Unclear(Fault("unexpected", f"write it as: {_USAGE[words.verb]}", f"{words.verb}.at"))
+
+
+def _change(words: _Words) -> Change:
+    return Change(words.take("subscription"), words.take("plan"), _at_period_end(words, unsaid=True))
+
+
+def _migrate(words: _Words) -> Migrate:
+    return Migrate(words.take("subscription"), _at_period_end(words, unsaid=True))
+
+
+def _add(words: _Words) -> Add:
+    subscription, add_on = words.take("subscription"), words.take("add_on")
+    return Add(subscription, add_on, _quantity(words), _at_period_end(words, unsaid=False))
+
+
+def _remove(words: _Words) -> Remove:
+    return Remove(words.take("subscription"), words.take("add_on"), _at_period_end(words, unsaid=True))
+
+
+def _cancel(words: _Words) -> Cancel:
+    return Cancel(words.take("subscription"), _at_period_end(words, unsaid=True))
 
 
 def _publish(words: _Words) -> Publish:
@@ -286,6 +266,11 @@ def _publish(words: _Words) -> Publish:
 
 _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "subscribe": _subscribe,
+    "change": _change,
+    "migrate": _migrate,
+    "add": _add,
+    "remove": _remove,
+    "override": lambda words: Override(words.take("customer"), words.take("plan")),
     "usage": _use,
     "cancel": _cancel,
     "redeem": lambda words: Redeem(words.take("customer"), words.take("coupon")),
@@ -294,7 +279,13 @@ _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "clock": lambda words: Clock(),
 }
 _USAGE = {
-    "subscribe": "subscribe CUSTOMER PLAN [as ID] [from TIME] [until TIME] [trial LENGTH] [day 1..31]",
+    "subscribe": "subscribe CUSTOMER PLAN [as ID] [from TIME] [until TIME] [trial LENGTH] [day 1..31] [in CURRENCY]"
+    " [with ADD-ON [x QUANTITY]]...",
+    "change": "change SUBSCRIPTION PLAN [at once | at period end]",
+    "migrate": "migrate SUBSCRIPTION [at once | at period end]",
+    "add": "add SUBSCRIPTION ADD-ON [x QUANTITY] [at once | at period end]",
+    "remove": "remove SUBSCRIPTION ADD-ON [at once | at period end]",
+    "override": "override CUSTOMER PLAN, with charges, minimum_commitment or discount_percent indented below",
     "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
     "cancel": "cancel SUBSCRIPTION [at once | at period end]",
     "redeem": "redeem CUSTOMER COUPON",

@@ -24,9 +24,11 @@ from pathlib import Path
 
 from billing.catalog import PublishPriceBook
 from billing.errors import Rejected
+from billing.pricing import PriceOverride
 from billing.tenant import RegisterTenant
-from services.catalog_file import BadCatalog, CatalogFile, read, to_utc
-from services.scenario.statements import Publish, Statement, Subscribe, Unclear, Use, Verb, parse
+from services.catalog_file import BadCatalog, CatalogFile, override, read, to_utc
+from services.scenario.statements import Statement, Unclear, parse
+from services.scenario.verbs import Override, Publish, Subscribe, Use, Verb
 from services.shapes import Fault
 
 RULE = "-" * 88
@@ -55,6 +57,10 @@ class Scenario:
     """With every time in UTC."""
     newer: dict[int, PublishPriceBook]
     """Line of a `publish` -> what it publishes."""
+    own_prices: dict[int, PriceOverride]
+    """Line of an `override` -> what the customer pays from then on."""
+    catalogue_line: int
+    """Where the catalogue stands."""
     script: str
     """The file up to the line of dashes."""
     golden: str
@@ -115,6 +121,7 @@ class _Reader:
         file = self._catalogue(catalogue, catalogue.text.partition(":")[2].strip(), "catalogue")
         timeline = [made for section in sections if (made := self._statement(section)) is not None]
         newer = {each.line: self._newer(each) for each in timeline if isinstance(each.verb, Publish)}
+        own = {each.line: self._own_prices(each, each.verb) for each in timeline if isinstance(each.verb, Override)}
         if not timeline and not self.found:
             self._fault(len(self.script_lines), Fault("missing_field", "no line begins with a date", "timeline"))
         if self.found or file is None or file.price_book is None:
@@ -130,6 +137,8 @@ class _Reader:
             price_book=file.price_book,
             timeline=timeline,
             newer={line: book for line, book in newer.items() if book is not None},
+            own_prices={line: prices for line, prices in own.items() if prices is not None},
+            catalogue_line=catalogue.line,
             script=self.script,
             golden=self.golden,
         )
@@ -149,12 +158,12 @@ class _Reader:
         except Unclear as e:
             self._fault(section.line, e.fault)
             return None
-        publishes = isinstance(made.verb, Publish) and not made.verb.file
+        has_sections = isinstance(made.verb, Override) or (isinstance(made.verb, Publish) and not made.verb.file)
         for number, line in enumerate(section.block, section.line + 1):
-            if line.strip() and not line.strip().startswith("#") and not publishes:
+            if line.strip() and not line.strip().startswith("#") and not has_sections:
                 self._fault(number, Fault("unexpected", "a line of the timeline begins at the margin, with a date", ""))
                 return None
-        made.block = section.content if publishes else b""
+        made.block = section.content if has_sections else b""
         return made
 
     def _newer(self, statement: Statement) -> PublishPriceBook | None:
@@ -162,6 +171,14 @@ class _Reader:
         section = _Section(statement.line, "", [])
         file = self._catalogue(section, statement.verb.file, "publish", statement.block)
         return file.price_book if file else None
+
+    def _own_prices(self, statement: Statement, verb: Override) -> PriceOverride | None:
+        try:
+            return override(verb.plan, statement.block)
+        except BadCatalog as e:
+            for line, fault in e.found:
+                self._fault(line, replace(fault, field=f"override.{fault.field}".rstrip(".")))
+            return None
 
     def _catalogue(self, section: _Section, name: str, field: str, block: bytes = b"") -> CatalogFile | None:
         path, content = self.path, block or section.content

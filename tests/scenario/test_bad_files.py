@@ -59,6 +59,16 @@ def faults(tmp_path: Path, text: str) -> list[tuple[str, int, str, str]]:
         ("2026-01-01  usage  acme 'api.call", "", "malformed"),
         ("2026-01-01  cancel  acme at noon", "cancel.at", "unexpected"),
         ("2026-01-01  redeem  acme", "redeem.coupon", "missing_field"),
+        ("2026-01-01  subscribe  acme pro in", "subscribe.in", "missing_field"),
+        ("2026-01-01  subscribe  acme pro day 1.5", "subscribe.day", "out_of_range"),
+        ("2026-01-01  subscribe  acme pro with seat x none", "subscribe.x", "out_of_range"),
+        ("2026-01-01  change  acme", "change.plan", "missing_field"),
+        ("2026-01-01  change  acme gold at noon", "change.at", "unexpected"),
+        ("2026-01-01  migrate", "migrate.subscription", "missing_field"),
+        ("2026-01-01  migrate  acme pro", "migrate", "unexpected"),
+        ("2026-01-01  add  acme seat x 0", "add.x", "out_of_range"),
+        ("2026-01-01  remove  acme", "remove.add_on", "missing_field"),
+        ("2026-01-01  override  acme", "override.plan", "missing_field"),
         ("2026-01-01  publish  missing.yaml", "publish", "unreadable"),
     ],
 )
@@ -91,6 +101,23 @@ def test_the_catalogue_inside_is_checked_by_the_lines_of_the_file(
 ) -> None:
     found = faults(tmp_path, GOOD.replace(MODEL, model))
     assert ("bad.scenario", line, field, code) in found
+
+
+@pytest.mark.parametrize(
+    ("prices", "line", "field", "code"),
+    [
+        ("discount_percent: some", 12, "override.discount_percent", "invalid_decimal"),
+        ("discount_percent: 10\n  price: 1", 13, "override.price", "unknown_field"),
+        ("charges: [{key: calls, name: Calls}]", 12, "override.charges[0].model", "missing_field"),
+        ("- 1", 12, "override", "invalid_type"),
+        ("plan: other", 12, "override.plan", "unexpected"),
+    ],
+)
+def test_own_prices_are_checked_by_the_lines_of_the_file(
+    tmp_path: Path, prices: str, line: int, field: str, code: str
+) -> None:
+    text = GOOD.replace(SUBSCRIBE, f"2026-01-01  override  acme pro\n  {prices}")
+    assert ("bad.scenario", line, field, code) in faults(tmp_path, text)
 
 
 def test_a_fault_in_another_catalogue_names_that_file(tmp_path: Path) -> None:
@@ -133,7 +160,7 @@ def test_usage_that_has_no_price_stops_the_scenario(tmp_path: Path) -> None:
         .replace(MODEL, "model: {type: matrix, dimensions: [region], cells: [{values: [eu], unit: 1}]}")
         .replace("2026-02-01", "2026-01-02  usage  acme api.call region=us\n2026-02-01")
     )
-    assert [code for *_, code in faults(tmp_path, text)] == ["unpriced_cell"]
+    assert [(line, code) for _, line, _, code in faults(tmp_path, text)] == [(13, "unpriced_cell")]
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -43,11 +43,14 @@ def _answers(playing: System, scenario: Scenario) -> bool:
 @pytest.mark.parametrize(
     "name",
     [
+        "add-ons-come-and-go",
         "airport-month",
+        "change-of-plan-at-once",
         "commands-refused",
         "late-usage-and-commitment",
         "late-usage-within-grace",
         "money-credit-is-used-up",
+        "own-prices-and-ramp",
         "subscription-canceled-at-once",
         "usage-duplicates-and-conflicts",
         "usage-refused",
