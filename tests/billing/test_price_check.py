@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -36,14 +35,11 @@ from billing.price import (
     Volume,
 )
 from billing.price_check import check
+from tests.billing.charges import charge
 
 D = Decimal
 PATH = "plans[0].charges[2]"
 OPEN = Tier(unit=D(1))
-
-
-def charge(model: PriceModel, **options: object) -> Charge:
-    return replace(Charge("c", "C", model, None if isinstance(model, Flat) else "meter"), **options)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -16,7 +15,6 @@ from billing.price import (
     CapacityLimit,
     CapacityTier,
     Cell,
-    Charge,
     Commitment,
     Committed,
     Conversion,
@@ -38,17 +36,10 @@ from billing.price import (
 from billing.rated import Adjustment, Rated, Step, figure, price_figure
 from billing.rating import rate, rate_all
 from billing.tiers import graduated, graduated_between, unit_pricer
+from tests.billing.charges import by_cell, charge, explained
 
 D, ZERO = Decimal, Decimal(0)
 TIERS = (Tier(D(10), D("1.5"), D(3)), Tier(unit=D("0.5")))
-
-
-def charge(model: PriceModel, **options: object) -> Charge:
-    return replace(Charge("charge", "Charge", model, None if isinstance(model, Flat) else "meter"), **options)
-
-
-def explained(model: PriceModel, used: str, **options: object) -> Rated:
-    return rate(charge(model, **options), Measured(D(used)))
 
 
 @pytest.mark.parametrize(
@@ -127,28 +118,28 @@ def test_the_priced_quantity_is_told(model: PriceModel, used: str, quantity: Dec
 def test_a_capacity_above_its_last_tier_costs_that_tier() -> None:
     tiers = (CapacityTier((CapacityLimit("seats", D(1)),), D(3)), CapacityTier((CapacityLimit("seats", D(2)),), D(5)))
     made = charge(Capacity(("kind",), tiers), conversion=Conversion(D(10), rounding=QuantityRounding.UP))
-    rated = rate(made, Measured(ZERO, ((("seats",), D(31)),)))
+    rated = rate(made, by_cell({"seats": 31}))
     assert (rated.amount, rated.quantity, rated.text) == (5, 1, "5.00")
     assert rated.steps == (Step("tier 2", ZERO, ZERO, D(5), D(5)),)
-    assert rate(made, Measured(ZERO, ((("seats",), D(11)),))).amount == 5
-    assert rate(made, Measured(ZERO, ((("seats",), D(10)),))).amount == 3
+    assert rate(made, by_cell({"seats": 11})).amount == 5
+    assert rate(made, by_cell({"seats": 10})).amount == 3
 
 
 def test_cells_are_converted_one_by_one() -> None:
     model = Matrix(("zone", "size"), (Cell(("eu", "big"), D(3)), Cell(("us", "big"), D(2))))
     made = charge(model, conversion=Conversion(D(10), rounding=QuantityRounding.UP))
-    rated = rate(made, Measured(D(40), ((("eu", "big"), D(21)), (("us", "big"), D(19)))))
+    rated = rate(made, by_cell({"eu, big": 21, "us, big": 19}))
     assert (rated.amount, rated.quantity) == (13, 5)
     assert [step.label for step in rated.steps] == ["eu, big", "us, big"]
     assert rated.text == "3 x 3.00 + 2 x 2.00"
-    plain = rate(charge(model), Measured(D(3), ((("eu", "big"), D(5)), (("us", "big"), D(-2)))))
+    plain = rate(charge(model), by_cell({"eu, big": 5, "us, big": -2}))
     assert (plain.amount, plain.quantity) == (15, 3)
     assert [step.quantity for step in plain.steps] == [5, 0]
 
 
 def test_an_unpriced_cell_has_a_code_for_programs() -> None:
     with pytest.raises(Rejected) as refused:
-        rate(charge(Matrix(("zone",), ())), Measured(D(1), ((("mars",), D(1)),)))
+        rate(charge(Matrix(("zone",), ())), by_cell({"mars": 1}))
     assert refused.value.code == "unpriced_cell"
 
 
@@ -180,11 +171,11 @@ def test_a_commitment_explains_itself(
 
 def test_each_combination_has_its_own_commitment() -> None:
     made = charge(PerUnit(D(2)), split_by=("zone",), commitment=Commitment(quantity=D(10)), free_units=D(1))
-    rated = rate(made, Measured(D(20), ((("eu",), D(5)), (("us",), D(15)), (("xx",), D(-3)))))
+    rated = rate(made, by_cell({"eu": 5, "us": 15, "xx": -3}))
     assert (rated.amount, rated.quantity) == (20 + 28 + 20, 4 + 14)
     assert [(step.label, step.quantity) for step in rated.steps] == [("eu", 4), ("us", 14), ("xx", 0)]
     assert [each.amount for each in rated.adjustments] == [12, 20]
-    plain = rate(charge(PerUnit(D(2)), split_by=("zone",)), Measured(D(2), ((("eu",), D(5)), (("us",), D(-3)))))
+    plain = rate(charge(PerUnit(D(2)), split_by=("zone",)), by_cell({"eu": 5, "us": -3}))
     assert (plain.amount, plain.quantity) == (10, 5)
 
 
@@ -194,7 +185,7 @@ def test_a_commitment_counts_what_is_priced() -> None:
     assert (rated.amount, rated.quantity, rated.steps) == (20, 4, (Step("", D(4), D(2), ZERO, D(8)),))
     assert explained(PerUnit(D(2)), "-35", commitment=Commitment(quantity=D(10))).quantity == 0
     both = charge(PerUnit(D(2)), split_by=("zone", "size"))
-    assert rate(both, Measured(ZERO, ((("eu", "big"), D(5)),))).steps[0].label == "eu, big"
+    assert rate(both, by_cell({"eu, big": 5})).steps[0].label == "eu, big"
 
 
 def test_a_model_that_needs_more_than_a_quantity_has_no_price_by_units() -> None:

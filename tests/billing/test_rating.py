@@ -18,7 +18,6 @@ from billing.price import (
     CapacityLimit,
     CapacityTier,
     Cell,
-    Charge,
     Commitment,
     Committed,
     Conversion,
@@ -40,19 +39,11 @@ from billing.price import (
 )
 from billing.quantity import after_free_units, convert, regrouped, rounded
 from billing.rating import bill_so_far, rate
+from tests.billing.charges import amount, by_cell, charge, explained
 
 D = Decimal
 DEPARTURES = (Tier(D(1000), D("12.00")), Tier(D(3000), D("9.50")), Tier(unit=D("7.25")))
 WITH_FLATS = (Tier(D(5), flat=D(100)), Tier(D(10), D(1), D(50)), Tier(unit=D("0.5"), flat=D(20)))
-
-
-def charge(model: PriceModel, **options: object) -> Charge:
-    meter = None if isinstance(model, Flat) else "meter"
-    return replace(Charge("charge", "Charge", model, meter), **options)
-
-
-def amount(model: PriceModel, quantity: str, **options: object) -> Decimal:
-    return rate(charge(model, **options), Measured(D(quantity))).amount
 
 
 @pytest.mark.parametrize(
@@ -126,8 +117,7 @@ def test_a_tier_may_have_a_cap() -> None:
     table = (Tier(D(100), D(1), D(5), cap=D(50)), Tier(unit=D("0.5"), cap=D(20)))
     assert [amount(Graduated(table), used) for used in ("40", "45", "100", "110", "200")] == [45, 50, 50, 55, 70]
     assert [amount(Volume(table), used) for used in ("40", "60", "110")] == [45, 50, 20]
-    text = rate(charge(Graduated(table)), Measured(D(110))).text
-    assert text == "(100 x 1.00 + 5.00, at most 50.00) + 10 x 0.50"
+    assert explained(Graduated(table), "110").text == "(100 x 1.00 + 5.00, at most 50.00) + 10 x 0.50"
 
 
 def test_a_capacity_is_paid_whether_used_or_not() -> None:
@@ -144,14 +134,14 @@ def test_a_capacity_tier_must_hold_for_every_kind_of_unit() -> None:
     made = charge(Capacity(("kind",), tiers))
 
     def price(seats: int, disks: int) -> Decimal:
-        return rate(made, Measured(D(0), ((("disks",), D(disks)), (("seats",), D(seats))))).amount
+        return rate(made, by_cell({"disks": disks, "seats": seats})).amount
 
     assert [price(10, 100), price(11, 100), price(5, 101), price(51, 1)] == [1, 10, 10, 100]
 
 
 def test_cells_cost_their_own_price_and_others_the_default() -> None:
     gates = Matrix(("origin",), (Cell(("EWR",), D("3.10")), Cell(("JFK",), D("4.25"))), default=D(1))
-    measured = Measured(D(10), ((("EWR",), D(5)), (("JFK",), D(3)), (("LGA",), D(2))))
+    measured = by_cell({"EWR": 5, "JFK": 3, "LGA": 2})
     rated = rate(charge(gates), measured)
     assert rated.amount == D("30.25")
     assert [(step.label, step.amount) for step in rated.steps] == [
@@ -163,7 +153,7 @@ def test_cells_cost_their_own_price_and_others_the_default() -> None:
 
 
 def test_a_price_by_some_of_the_meters_dimensions_adds_up_the_others() -> None:
-    measured = Measured(D(6), ((("us", "big"), D(1)), (("us", "small"), D(2)), (("eu", "big"), D(3))))
+    measured = by_cell({"us, big": 1, "us, small": 2, "eu, big": 3})
     by_size = regrouped(measured, ("region", "size"), ("size",))
     assert by_size.cells == ((("big",), D(4)), (("small",), D(2)))
     turned = regrouped(measured, ("region", "size"), ("size", "region"))
@@ -174,7 +164,7 @@ def test_a_price_by_some_of_the_meters_dimensions_adds_up_the_others() -> None:
 def test_a_combination_without_price_is_refused_by_name() -> None:
     gates = Matrix(("origin", "size"), (Cell(("EWR", "big"), D(3)),))
     with pytest.raises(Rejected, match="origin='LGA', size='big'"):
-        rate(charge(gates), Measured(D(1), ((("LGA", "big"), D(1)),)))
+        rate(charge(gates), by_cell({"LGA, big": 1}))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +243,7 @@ def test_free_units_that_earlier_lines_used_are_gone() -> None:
 
 def test_combinations_may_be_rated_each_with_tiers_of_its_own() -> None:
     made = charge(Graduated((Tier(D(10), D(1)), Tier(unit=D("0.5")))), split_by=("region",))
-    rated = rate(made, Measured(D(40), ((("eu",), D(20)), (("us",), D(20)))))
+    rated = rate(made, by_cell({"eu": 20, "us": 20}))
     assert rated.amount == 30
     assert [step.label for step in rated.steps] == ["eu: tier 1", "eu: tier 2", "us: tier 1", "us: tier 2"]
 
@@ -271,7 +261,7 @@ def test_combinations_may_be_rated_each_with_tiers_of_its_own() -> None:
 def test_a_charge_has_a_least_and_a_largest_amount(
     options: dict[str, object], quantity: str, expected: str, text: str | None
 ) -> None:
-    rated = rate(charge(PerUnit(D(10)), **options), Measured(D(quantity)))
+    rated = explained(PerUnit(D(10)), quantity, **options)
     assert rated.amount == D(expected)
     assert text is None or rated.text == text
 
@@ -310,7 +300,7 @@ def test_a_reached_volume_tier_re_rates_what_was_billed() -> None:
 
 
 def test_a_fee_needs_no_quantity() -> None:
-    rated = rate(charge(Flat(D("500.000000000000"))), Measured(D(0)))
+    rated = explained(Flat(D("500.000000000000")), "0")
     assert (rated.amount, rated.text) == (500, "500.00")
 
 

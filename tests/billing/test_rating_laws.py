@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -11,15 +10,12 @@ from hypothesis import strategies as st
 
 from billing.metering import Measured
 from billing.money import Money
-from billing.price import Cell, Charge, Committed, Graduated, Matrix, Package, PerUnit, PriceModel, Tier, Volume
+from billing.price import Cell, Committed, Graduated, Matrix, Package, PerUnit, PriceModel, Tier, Volume
 from billing.rating import bill_so_far, rate, rate_all
 from billing.tiers import graduated_between
+from tests.billing.charges import charge
 
 D = Decimal
-
-
-def charge(model: PriceModel, **options: object) -> Charge:
-    return replace(Charge("charge", "Charge", model, "meter"), **options)
 
 
 prices = st.decimals(0, 100, places=6)
