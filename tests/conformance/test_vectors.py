@@ -36,12 +36,20 @@ def test_what_the_peers_state_is_computed(file: str, case: dict[str, Any]) -> No
     assert not wrong, "\n".join([*wrong, ignored, f"policy: {case.get('policy')}", f"notes: {case.get('notes')}"])
 
 
+UNSAID = {"timezone": "UTC", "count": 1, "interval": "month", "tie_break": "input order", "billed": "arrears"}
+"""What a case means that leaves it out."""
+
+
 class Watched(dict[str, Any]):
-    """What is given, knowing which of its fields no adapter looked at: the first suspects when a result differs."""
+    """What is given, knowing which of its fields no adapter looked at: the first suspects when a result differs.
+
+    Null says as little as a field that is not there.
+    """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        super().__init__(given)
-        self.unread = set(given) - {"op"}
+        said = {name: value for name, value in given.items() if value is not None}
+        super().__init__({**UNSAID, **said})
+        self.unread = set(said) - {"op"}
 
     def __getitem__(self, key: str) -> Any:
         self.unread.discard(key)
