@@ -190,10 +190,15 @@ def entries(tx: postgres.Cursor, keys: Sequence[Key]) -> list[Entry]:
         tenant, customer, _ = key
         given = grants.get(key, [])
         usage = [versions.get((tenant, customer, each.entitlement.meter or ""), 0) for each in given]
-        standings = [Standing(each.entitlement, counter.used(each)) for each in given if each.revoked_at is None]
+        standings = counter.standings(given)
         version = max((each.version for each in given), default=0)
         made.append(Entry(*key, version, max(usage, default=0), encoded(standings), row[0]))
     return made
+
+
+def standings_of(tx: postgres.Cursor, key: Key) -> list[Standing]:
+    """What is granted of a feature, and used; `tx` has entered both sets."""
+    return _Counter(tx).standings(entitlements.of_all(tx, [key]).get(key, []))
 
 
 def _usage_versions(tx: postgres.Cursor, keys: Sequence[Key]) -> dict[Key, int]:
@@ -218,7 +223,10 @@ class _Counter:
         self._positions: tuple[PartitionPosition, ...] | None = None
         self._meters: dict[tuple[str, int], dict[str, Meter]] = {}
 
-    def used(self, grant: Grant) -> Decimal:
+    def standings(self, grants: Sequence[Grant]) -> list[Standing]:
+        return [Standing(each.entitlement, self._used(each)) for each in grants if each.revoked_at is None]
+
+    def _used(self, grant: Grant) -> Decimal:
         if grant.entitlement.meter is None:
             return Decimal(0)
         place = (grant.tenant, grant.book_version)

@@ -12,8 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 
-from infra import postgres, telemetry
-from services import api_keys
+from infra import telemetry
 from services.api import (
     clock,
     customers,
@@ -22,15 +21,16 @@ from services.api import (
     money,
     operations,
     price_books,
+    reservations,
     subscriptions,
     usage,
 )
-from services.api.parts import Parts, parts, trace_id
+from services.api.callers import Callers
+from services.api.parts import Parts, trace_id
 from services.api.problems import MEDIA_TYPE, Problem, ProblemBody, install
-from services.api_keys import Caller
 
 VERSION = "1"
-ROUTERS = (customers, subscriptions, price_books, invoices, money, clock, usage, entitlements, operations)
+ROUTERS = (customers, subscriptions, price_books, invoices, money, clock, usage, reservations, entitlements, operations)
 
 _REQUESTS = telemetry.counter("api_requests_total", "Requests answered.", "method", "route", "status")
 _SECONDS = telemetry.histogram("api_request_seconds", "Time until the answer.", "method", "route")
@@ -54,6 +54,7 @@ def create_app(given: Parts | None = None) -> FastAPI:
         responses={"default": {"description": "A problem (RFC 9457).", "content": {MEDIA_TYPE: {"schema": _PROBLEM}}}},
     )
     app.state.parts = given
+    app.state.callers = given and Callers(given.quick or given.pool, given.clock)
     app.state.authenticate = _authenticate
     for each in ROUTERS:
         app.include_router(each.router)
@@ -72,16 +73,13 @@ async def _authenticate(request: Request) -> None:
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     found = None
     if scheme.lower() == "bearer" and presented:
-        found = await run_in_threadpool(_caller, parts(request), presented.strip())
+        callers: Callers = request.app.state.callers
+        key = presented.strip()
+        found = callers.known(key) or await run_in_threadpool(callers.find, key)
     if found is None:
         said = "send an API key: `Authorization: Bearer tb_...`"
         raise Problem(401, "unauthorized", said, headers={"WWW-Authenticate": "Bearer"})
     request.state.caller = found
-
-
-def _caller(parts: Parts, presented: str) -> Caller | None:
-    with postgres.transaction(parts.pool) as tx:
-        return api_keys.find(tx, presented)
 
 
 async def _observed(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

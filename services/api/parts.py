@@ -25,6 +25,7 @@ from services.api.problems import Problem, of_rejection
 from services.api_keys import Caller
 from services.entitlements import Answer
 from services.read_models import entered
+from services.reservations import Reservations
 
 POSITION = "Tallybook-Position"
 REPLAYED = "Idempotency-Replayed"
@@ -71,8 +72,11 @@ class Parts:
     commands: Commands
     usage: UsageSink
     entitlements: Entitlements
+    reservations: Reservations
     cursors: Cursors
     clock: Clock
+    quick: Pool | None = field(default=None)
+    """Gives up within a second, for what every request needs; None: `pool`."""
     position_wait_s: float = field(default=5.0)
     """How long a request waits for the projection to reach a position."""
 

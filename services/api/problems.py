@@ -27,6 +27,7 @@ CONFLICTS = frozenset(
         "customer_exists",
         "effective_before_newest",
         "invalid_state",
+        "limit_exceeded",
         "manual_payment",
         "no_test_clock",
         "not_yet",

@@ -19,6 +19,7 @@ from services.api.parts import Parts
 from services.api.usage_publisher import UsagePublisher
 from services.commands import CommandClient
 from services.entitlements import Entitlements
+from services.reservations import Reservations
 
 log = telemetry.logger("services.api")
 
@@ -48,6 +49,8 @@ def serve(settings: Settings) -> int:
                 commands=commands,
                 usage=usage,
                 entitlements=Entitlements(cache, checks, clock),
+                reservations=Reservations(pool),
+                quick=checks,
                 cursors=Cursors(cursor_secret(pool)),
                 clock=clock,
             )

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from billing.catalog import Plan, PublishPriceBook
 from billing.discount import Coupon
-from billing.entitlement import NOT_GRANTED, Access, WhenUnknown
+from billing.entitlement import NOT_GRANTED, Access, Entitlement, EntitlementKind, WhenUnknown
 from billing.envelope import EventEnvelope
 from billing.metering import Aggregation, Meter, UsageEvent
 from billing.price import Charge, Flat, PerUnit
@@ -31,6 +31,7 @@ from services.api.cursors import Cursors
 from services.api.parts import Parts
 from services.api.server import cursor_secret
 from services.entitlements import Answer
+from services.reservations import Reservations
 from tests.invoicing.handler import MemoryHandler
 
 BOOK = PublishPriceBook(
@@ -46,6 +47,9 @@ BOOK = PublishPriceBook(
             charges=(
                 Charge(key="base", name="Base fee", model=Flat(amount=Decimal("20.00")), in_advance=True),
                 Charge(key="calls", name="Calls", model=PerUnit(unit=Decimal("0.005")), meter="calls"),
+            ),
+            entitlements=(
+                Entitlement(feature="calls", kind=EntitlementKind.METERED, meter="calls", limit=Decimal(10)),
             ),
         ),
     ),
@@ -95,6 +99,7 @@ class Edge:
             commands=self.handler,  # type: ignore[arg-type]  # it names its parameters alike
             usage=self.broker,
             entitlements=self.entitlements,
+            reservations=Reservations(self.pool),
             cursors=Cursors(cursor_secret(self.pool)),
             clock=SystemClock(),
             position_wait_s=0.2,
