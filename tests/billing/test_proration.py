@@ -14,6 +14,7 @@ from billing.errors import Rejected
 from billing.money import Money
 from billing.period import Alignment, Cadence, Period, full_period
 from billing.proration import (
+    Proration,
     ProrationUnit,
     billed_shares,
     cap_credit,
@@ -23,6 +24,8 @@ from billing.proration import (
     leading_fraction,
     local_days,
     prorate,
+    settled,
+    share,
     to_decimals,
     trailing_fraction,
 )
@@ -102,6 +105,32 @@ def test_a_fee_is_divided_by_seconds_or_by_days() -> None:
     assert [part.minor for part in prorate(fee, parts, by=DAY, zone=ZONE)] == [900000, 2200000]
     late = MARCH.split(utc("2013-03-11T02:00"))  # still the 10th in New York
     assert [part.minor for part in prorate(fee, late, by=DAY, zone=ZONE)] == [900000, 2200000]
+
+
+@pytest.mark.parametrize(
+    ("parts", "currency", "expected"),
+    [
+        (["1/3", "1/3", "1/3"], "USD", [34, 33, 33]),
+        (["1/3", "-1/3"], "USD", [33, -33]),
+        (["-1/3", "-1/3", "-1/3"], "USD", [-33, -33, -34]),
+        (["0.004", "0.006"], "USD", [0, 1]),
+        (["0.005"], "USD", [1]),
+        (["1/2", "1/2"], "JPY", [1, 0]),
+        (["0.0005", "0.0004"], "KWD", [1, 0]),
+        ([], "USD", []),
+    ],
+)
+def test_exact_parts_become_money_that_adds_up(parts: list[str], currency: str, expected: list[int]) -> None:
+    assert settled([Fraction(each) for each in parts], currency) == tuple(Money(each, currency) for each in expected)
+
+
+def test_a_part_costs_what_the_plans_rule_says() -> None:
+    used, whole = Period(utc("2026-03-08T05:00"), utc("2026-03-09T04:00")), Period(utc("2026-03-01"), utc("2026-04-01"))
+    assert share(used, whole, Proration.SECOND, ZONE) == Fraction(23, 31 * 24)
+    assert share(used, MARCH, Proration.DAY, ZONE) == Fraction(1, 31)
+    assert share(used, whole, Proration.NONE, ZONE) == 1
+    midnight = Period(utc("2026-03-08T03:00"), utc("2026-03-08T05:30"))  # two dates in New York, one in UTC
+    assert share(midnight, whole, Proration.DAY, ZONE) == Fraction(1, 31)
 
 
 def test_spans_without_length_cannot_share() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
 from billing.errors import Rejected
 from billing.metering import Measured
+from billing.partial import Part
 from billing.price import (
     Blocks,
     BlockTier,
@@ -167,6 +169,53 @@ def test_a_commitment_explains_itself(
     rated = explained(PerUnit(D(2)), used, commitment=commitment)
     assert (rated.adjustments, rated.text, rated.quantity) == (adjustments, text, D(used))
     assert rated.amount == rated.usage + sum((each.amount for each in adjustments), ZERO)
+
+
+HALF = Part(Fraction(1, 2), "15 of 30 days")
+
+
+@pytest.mark.parametrize(
+    ("options", "used", "amount", "text"),
+    [
+        (
+            {"commitment": Commitment(quantity=D(10))},
+            "4",
+            "10",
+            "4 x 2.00 + 2.00 up to the commitment of 10 x 15 of 30 days",
+        ),
+        (
+            {"commitment": Commitment(amount=D(20))},
+            "4",
+            "10",
+            "4 x 2.00 + 2.00 up to the commitment of 20.00 x 15 of 30 days",
+        ),
+        (
+            {"commitment": Commitment(amount=D(20), overage_factor=D(2))},
+            "6",
+            "14",
+            "6 x 2.00 + 2.00 for 2.00 above the commitment at 2 times the price",
+        ),
+        ({"minimum": D(20)}, "4", "10", "4 x 2.00 + 2.00 up to the minimum of 20.00 x 15 of 30 days"),
+        ({"maximum": D(10)}, "4", "5", "4 x 2.00 - 3.00 above the maximum of 10.00 x 15 of 30 days"),
+        ({"minimum": D(10), "maximum": D(20)}, "4", "8", "4 x 2.00"),
+    ],
+)
+def test_a_part_of_a_period_says_what_it_is_a_part_of(
+    options: dict[str, object], used: str, amount: str, text: str
+) -> None:
+    rated = rate(charge(PerUnit(D(2)), **options), Measured(D(used)), part=HALF)
+    assert (rated.amount, rated.text) == (D(amount), text)
+
+
+def test_a_part_without_a_day_keeps_its_whole_maximum_and_no_minimum() -> None:
+    nothing = Part(Fraction(0), "0 of 30 days")
+    bounded = charge(PerUnit(D(2)), minimum=D(4), maximum=D(10))
+    assert [rate(bounded, Measured(D(used)), part=nothing).amount for used in (0, 1, 6)] == [0, 2, 10]
+
+
+def test_a_capacity_holds_by_the_part() -> None:
+    capacity = charge(Committed(D(10), D(100), D(7)))
+    assert [rate(capacity, Measured(D(used)), part=HALF).amount for used in (5, 6)] == [50, 57]
 
 
 def test_each_combination_has_its_own_commitment() -> None:

@@ -10,7 +10,7 @@ from billing import period as kernel
 from billing.aggregation import window_start
 from billing.period import Alignment, Cadence, Period, boundary, full_period, moved, period_from
 from billing.proration import local_days
-from tests.conformance.figures import instant
+from tests.conformance.figures import first, instant
 from tests.conformance.peers import Peer
 from tests.conformance.proration import cadence as billing_day_cadence
 
@@ -86,9 +86,10 @@ def period_containing(given: Given, peer: Peer) -> Results:
         found = full_period(billing_day_cadence(given, start, given["billing_day"]), at)
         found = Period(max(found.start, start), found.end)
     else:
+        effective = first(given, "effective_at", "start")
+        at = max(at, instant(effective)) if effective else at
         found = full_period(cadence(given, instant(given["anchor"])), at)
-        effective = instant(str(given.get("effective_at", given.get("start", given["anchor"]))))
-        found = Period(max(found.start, min(effective, found.end)), found.end)
+        found = Period(max(found.start, instant(effective)), found.end) if effective else found
     return {"start": found.start, "end_exclusive": found.end}
 
 
