@@ -41,6 +41,7 @@ def check_price_book(book: PublishPriceBook) -> None:
         _check_add_on(add_on, plans, meters, f"add_ons[{index}]")
     for index, coupon in enumerate(book.coupons):
         coupon.check(f"coupons[{index}]")
+        _check_known(coupon.plans, plans, f"coupons[{index}].plans")
 
 
 def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
@@ -57,10 +58,14 @@ def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
 
 def _check_add_on(add_on: AddOn, plans: Sequence[str], meters: dict[str, Meter], path: str) -> None:
     _check_item(add_on, meters, path)
-    for index, key in enumerate(add_on.plans):
+    _check_known(add_on.plans, plans, f"{path}.plans")
+
+
+def _check_known(named: Sequence[str], plans: Sequence[str], path: str) -> None:
+    for index, key in enumerate(named):
         if key not in plans:
             said = f"there is no plan {key!r}; known: {', '.join(plans) or 'none'}"
-            raise Rejected("unknown_plan", said, field=f"{path}.plans[{index}]")
+            raise Rejected("unknown_plan", said, field=f"{path}[{index}]")
 
 
 def _check_item(item: Plan | AddOn, meters: dict[str, Meter], path: str) -> None:

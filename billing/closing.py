@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from billing import invoice, tenant
+from billing import customer, invoice, tenant
 from billing.errors import Rejected
-from billing.ids import invoice_id
+from billing.ids import CustomerId, invoice_id
 from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
 from billing.override import with_own_prices
@@ -38,7 +38,7 @@ from billing.subscription import (
     first_span,
     span_from,
 )
-from billing.tax import TaxRate
+from billing.tax import TaxRate, rates_of
 
 if TYPE_CHECKING:
     from billing.decision import TenantState
@@ -119,13 +119,15 @@ def _closed(
         unused=_unused(state, active, segments),
         late=active.late,
         cut=Cut(until=boundary, positions=command.positions),
-        taxes=_taxes(seller),
+        taxes=_taxes(state, seller, terms.customer_id),
+        coupon_order=seller.settings.policies.coupon_order,
+        tax_rounding=seller.settings.policies.tax_rounding,
     )
-    subscription, customer = terms.subscription_id, terms.customer_id
-    closed = BillingPeriodClosed(subscription_id=subscription, customer_id=customer, span=span, next=following, run=run)
+    subscription, payer = terms.subscription_id, terms.customer_id
+    closed = BillingPeriodClosed(subscription_id=subscription, customer_id=payer, span=span, next=following, run=run)
     if following is not None:
         return [closed]
-    return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=boundary)]
+    return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=payer, ended_at=boundary)]
 
 
 def _following(state: TenantState, active: Active) -> Segment:
@@ -188,12 +190,17 @@ def _opening_run(
         rating_engine=RATING_ENGINE,
         advance=first,
         cut=Cut(until=period.start, positions=()),
-        taxes=_taxes(seller),
+        taxes=_taxes(state, seller, terms.customer_id),
+        coupon_order=seller.settings.policies.coupon_order,
+        tax_rounding=seller.settings.policies.tax_rounding,
     )
 
 
-def _taxes(seller: tenant.Registered) -> tuple[TaxRate, ...]:
-    return seller.settings.taxes
+def _taxes(state: TenantState, seller: tenant.Registered, customer_id: CustomerId) -> tuple[TaxRate, ...]:
+    """The rates of the payer's jurisdiction; those of the tenant if it has none that is known."""
+    payer = state.customers.get(customer_id, customer.initial)
+    where = payer.jurisdiction if isinstance(payer, customer.Active) else ""
+    return rates_of(where, seller.settings.jurisdictions, seller.settings.taxes)
 
 
 def refused(state: object, command: str) -> Rejected:

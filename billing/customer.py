@@ -12,11 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from billing import prepaid
+from billing.credit import Credit, CreditKind
 from billing.discount import Coupon
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, check_id
 from billing.money import Money
 from billing.pricing import PriceOverride
+from billing.tax import check_jurisdiction
 
 
 class Provider(StrEnum):
@@ -45,6 +48,18 @@ class CreateCustomer:
     """Chosen by the tenant; usage events refer to it."""
     payment_method: PaymentMethod = PaymentMethod()
     """How the customer pays."""
+    jurisdiction: str = ""
+    """Where the customer is taxed, such as US-NY; empty for the tenant's own rates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetJurisdiction:
+    """Have a customer be taxed elsewhere, on invoices that are fixed from now on."""
+
+    customer_id: CustomerId
+    """The customer."""
+    jurisdiction: str
+    """Where the customer is taxed, such as US-NY; empty for the tenant's own rates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +92,7 @@ class SetPriceOverride:
     """The prices, instead of any set before for that plan and currency; one that changes nothing takes them back."""
 
 
-Command = CreateCustomer | AttachPaymentMethod | RedeemCoupon | SetPriceOverride
+Command = CreateCustomer | AttachPaymentMethod | SetJurisdiction | RedeemCoupon | SetPriceOverride | prepaid.GrantCredit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +103,18 @@ class CustomerCreated:
     """The customer."""
     payment_method: PaymentMethod = PaymentMethod()
     """How the customer pays."""
+    jurisdiction: str = ""
+    """Where the customer is taxed; empty for the tenant's own rates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JurisdictionSet:
+    """A customer is taxed elsewhere from now on."""
+
+    customer_id: CustomerId
+    """The customer."""
+    jurisdiction: str
+    """Where the customer is taxed; empty for the tenant's own rates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +161,15 @@ class PriceOverrideSet:
     """The prices, instead of any set before for that plan and currency; one that changes nothing takes them back."""
 
 
-Event = CustomerCreated | PaymentMethodAttached | CouponRedeemed | CustomerCredited | PriceOverrideSet
+Event = (
+    CustomerCreated
+    | PaymentMethodAttached
+    | JurisdictionSet
+    | CouponRedeemed
+    | CustomerCredited
+    | PriceOverrideSet
+    | prepaid.Event
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +196,13 @@ class Active:
     payment_method: PaymentMethod
     redemptions: tuple[Redemption, ...] = ()
     credit: Mapping[str, Money] = field(default_factory=dict)
-    """Unused credit per currency."""
+    """Unused credit per currency that negative invoices left."""
     overrides: tuple[PriceOverride, ...] = ()
     """Own prices, one for each plan and currency."""
+    jurisdiction: str = ""
+    """Where it is taxed; empty for the tenant's own rates."""
+    grants: tuple[prepaid.Grant, ...] = ()
+    """Credit that was granted, in the order of granting."""
 
     def override(self, plan: str, currency: str) -> PriceOverride | None:
         """The customer's own prices for a plan; None for those of the plan."""
@@ -181,6 +220,19 @@ class Active:
         """What remains of each coupon that carries over, by its code."""
         return {each.coupon.code: each.left for each in self.redemptions if each.left is not None}
 
+    def credits(self, currency: str) -> tuple[Credit, ...]:
+        """What pays invoices in `currency`. Credit of negative invoices has no id; it is the customer's own money."""
+        balance = self.credit.get(currency, Money.zero(currency))
+        own = Credit(id="", left=balance, priority=prepaid.BALANCE_PRIORITY, kind=CreditKind.PURCHASED)
+        return (own, *(each.credit for each in self.grants if each.left.currency == currency and each.left.minor))
+
+    def unused(self) -> dict[str, Money]:
+        """All unused credit per currency."""
+        made = dict(self.credit)
+        for each in self.grants:
+            made[each.left.currency] = made.get(each.left.currency, Money.zero(each.left.currency)) + each.left
+        return made
+
 
 State = Absent | Active
 initial = Absent()
@@ -195,11 +247,19 @@ def decide(state: State, command: Command, coupon: Coupon | None, now: datetime)
     match state, command:
         case Absent(), CreateCustomer() as c:
             check_id(c.customer_id, "customer_id")
-            return [CustomerCreated(customer_id=c.customer_id, payment_method=_checked(c.payment_method))]
-        case Active(payment_method=same), CreateCustomer() as c if c.payment_method == same:
+            method, where = _checked(c.payment_method), _place(c.jurisdiction)
+            return [CustomerCreated(customer_id=c.customer_id, payment_method=method, jurisdiction=where)]
+        case Active() as s, CreateCustomer() as c if (c.payment_method, c.jurisdiction) == (
+            s.payment_method,
+            s.jurisdiction,
+        ):
             return []
         case Active(), CreateCustomer() as c:
-            raise Rejected("customer_exists", f"customer {c.customer_id} exists with another payment method")
+            said = f"customer {c.customer_id} exists with another payment method or jurisdiction"
+            raise Rejected("customer_exists", said)
+        case Active(jurisdiction=same), SetJurisdiction(jurisdiction=where) as c:
+            known = _place(where)
+            return [] if known == same else [JurisdictionSet(customer_id=c.customer_id, jurisdiction=known)]
         case Active(payment_method=same), AttachPaymentMethod() as c if c.payment_method == same:
             return []
         case Active(), AttachPaymentMethod() as c:
@@ -209,6 +269,8 @@ def decide(state: State, command: Command, coupon: Coupon | None, now: datetime)
         case Active(), RedeemCoupon() as c:
             assert coupon is not None
             return [CouponRedeemed(customer_id=c.customer_id, coupon=coupon, redeemed_at=now)]
+        case Active() as s, prepaid.GrantCredit() as c:
+            return prepaid.grant(s.grants, c, now)
         case Active() as s, SetPriceOverride(override=own) as c:
             if (s.override(own.plan, own.currency or "") or _nothing(own)) == own:
                 return []
@@ -221,7 +283,9 @@ def evolve(state: State, event: Event) -> State:
     """The state after `event`. Total over recorded histories; decides nothing."""
     match state, event:
         case Absent(), CustomerCreated() as e:
-            return Active(e.customer_id, e.payment_method)
+            return Active(e.customer_id, e.payment_method, jurisdiction=e.jurisdiction)
+        case Active() as s, JurisdictionSet(jurisdiction=where):
+            return replace(s, jurisdiction=where)
         case Active() as s, PaymentMethodAttached() as e:
             return replace(s, payment_method=e.payment_method)
         case Active() as s, CouponRedeemed() as e:
@@ -229,6 +293,8 @@ def evolve(state: State, event: Event) -> State:
         case Active() as s, PriceOverrideSet(override=own):
             others = [each for each in s.overrides if (each.plan, each.currency) != (own.plan, own.currency)]
             return replace(s, overrides=(*others, *([] if own == _nothing(own) else [own])))
+        case Active() as s, prepaid.CreditGranted() | prepaid.CreditExpired() as e:
+            return replace(s, grants=prepaid.evolve(s.grants, e))
         case Active() as s, CustomerCredited(amount=amount):
             balance = s.credit.get(amount.currency, Money(0, amount.currency))
             return replace(s, credit={**s.credit, amount.currency: balance + amount})
@@ -241,17 +307,27 @@ def _nothing(own: PriceOverride) -> PriceOverride:
     return PriceOverride(plan=own.plan, currency=own.currency)
 
 
-def invoiced(state: State, taken: Mapping[str, Money], credit_applied: Money) -> State:
-    """The state after an invoice on which coupons took off `taken` (by code) and credit paid `credit_applied`."""
+def invoiced(
+    state: State, taken: Mapping[str, Money], credit_applied: Money, granted: Sequence[prepaid.CreditApplied] = ()
+) -> Active:
+    """The state after an invoice on which coupons took off `taken` (by code) and credit paid `credit_applied`.
+
+    `granted` says how much of that each grant paid.
+    """
     if not isinstance(state, Active):
         raise CorruptHistory("InvoiceFinalized for a customer who was never created")
     moved = tuple(
         _used(each, taken[each.coupon.code]) if each.coupon.code in taken else each for each in state.redemptions
     )
+    state = replace(state, redemptions=moved)
+    if granted:
+        paid = {each.grant_id: each.amount for each in granted}
+        state = replace(state, grants=prepaid.spent(state.grants, paid))
+        credit_applied -= sum(paid.values(), Money.zero(credit_applied.currency))
     if credit_applied.minor == 0:
-        return replace(state, redemptions=moved)
+        return state
     left = state.credit[credit_applied.currency] - credit_applied
-    return replace(state, redemptions=moved, credit={**state.credit, credit_applied.currency: left})
+    return replace(state, credit={**state.credit, credit_applied.currency: left})
 
 
 def _used(redemption: Redemption, amount: Money) -> Redemption:
@@ -260,6 +336,12 @@ def _used(redemption: Redemption, amount: Money) -> Redemption:
         return replace(redemption, invoices=redemption.invoices + 1)
     before = redemption.left or Money.from_major(coupon.amount, amount.currency)
     return replace(redemption, invoices=redemption.invoices + 1, left=before - amount)
+
+
+def _place(jurisdiction: str) -> str:
+    if jurisdiction:
+        check_jurisdiction(jurisdiction, "jurisdiction")
+    return jurisdiction
 
 
 def _checked(method: PaymentMethod) -> PaymentMethod:

@@ -12,12 +12,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing import catalog, changing, customer, invoice, payment, plan_change, subscribing, subscription, tenant
+from billing import (
+    breakage,
+    catalog,
+    changing,
+    customer,
+    invoice,
+    payment,
+    plan_change,
+    prepaid,
+    subscribing,
+    subscription,
+    tenant,
+)
 from billing.closing import activate, close
 from billing.envelope import GENESIS, CommandEnvelope, EventEnvelope, EventMeta
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId, TenantId, event_id
-from billing.money import Money
 from billing.override import checked_override
 
 KEY_LENGTH_MAX = 255
@@ -91,16 +102,19 @@ class TenantState:
 
     def _evolve(self, event: Any) -> None:
         match event:
-            case tenant.TenantRegistered() | tenant.ClockAdvanced():
+            case tenant.TenantRegistered() | tenant.TenantSettingsChanged() | tenant.ClockAdvanced():
                 self.tenant = tenant.evolve(self.tenant, event)
             case catalog.PriceBookPublished():
                 self.catalog = catalog.evolve(self.catalog, event)
             case (
                 customer.CustomerCreated()
                 | customer.PaymentMethodAttached()
+                | customer.JurisdictionSet()
                 | customer.CouponRedeemed()
                 | customer.CustomerCredited()
                 | customer.PriceOverrideSet()
+                | prepaid.CreditGranted()
+                | prepaid.CreditExpired()
             ):
                 known = self.customers.get(event.customer_id, customer.initial)
                 self.customers[event.customer_id] = customer.evolve(known, event)
@@ -121,7 +135,7 @@ class TenantState:
                 self.serial = event.serial
                 taken = {each.coupon: each.amount for each in event.discounts}
                 payer = self.customers.get(event.customer_id, customer.initial)
-                self.customers[event.customer_id] = customer.invoiced(payer, taken, event.credit_applied)
+                self.customers[event.customer_id] = customer.invoiced(payer, taken, event.credit_applied, event.credits)
             case invoice.InvoicePaid() | invoice.InvoiceOmitted():
                 self._evolve_invoice(event)
             case _:
@@ -173,7 +187,7 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
     Raises:
         Rejected: the rules say no.
     """
-    if isinstance(command, tenant.RegisterTenant | tenant.AdvanceClock):
+    if isinstance(command, tenant.RegisterTenant | tenant.ChangeTenantSettings | tenant.AdvanceClock):
         return [Fact("tenant", each) for each in tenant.decide(state.tenant, command)]
     seller = state.tenant
     if not isinstance(seller, tenant.Registered):
@@ -186,8 +200,16 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
             book = state.catalog.at(now)
             command = replace(command, override=checked_override(command.override, book))
             return _customer(state, command, now)
-        case customer.CreateCustomer() | customer.AttachPaymentMethod() | customer.RedeemCoupon():
+        case (
+            customer.CreateCustomer()
+            | customer.AttachPaymentMethod()
+            | customer.SetJurisdiction()
+            | customer.RedeemCoupon()
+            | prepaid.GrantCredit()
+        ):
             return _customer(state, command, now)
+        case prepaid.ExpireCredit(customer_id=payer):
+            return [Fact(f"customer:{payer}", each) for each in breakage.expire(state, command, now)]
         case subscription.CreateSubscription():
             return _of_subscription(command.subscription_id, subscribing.create(state, seller, command, now))
         case subscription.ActivateSubscription():
@@ -291,11 +313,12 @@ def _issue(state: TenantState, seller: tenant.Registered, command: invoice.Issue
         number=f"{policies.number_prefix}{serial:06d}",
         coupons=payer.coupons(),
         left=payer.left(),
-        credit=payer.credit.get(known.run.currency, Money.zero(known.run.currency)),
+        credits=payer.credits(known.run.currency),
         now=now,
         payment_terms_days=policies.payment_terms_days,
     )
     made: list[Fact] = []
+    left = payer
     for event in invoice.issue(known, command, terms):
         made.append(Fact(f"invoice:{command.invoice_id}", event))
         if not isinstance(event, invoice.InvoiceFinalized):
@@ -309,12 +332,14 @@ def _issue(state: TenantState, seller: tenant.Registered, command: invoice.Issue
             method = payer.payment_method
             due = payment.due(event.invoice_id, event.customer_id, event.amount_due, method, event.issued_at)
             made.append(Fact(f"payment:{command.invoice_id}", due))
-    return made
+        left = customer.invoiced(payer, {}, event.credit_applied, event.credits)
+    broken = breakage.after(state, left, command.invoice_id, now)
+    return [*made, *(Fact(f"customer:{each.customer_id}", each) for each in broken)]
 
 
 def _no_terms(now: datetime) -> invoice.Terms:
     """Terms of an invoice that is not awaited: it is refused or already issued, so they are never used."""
-    return invoice.Terms("", 0, "", (), {}, Money.zero("USD"), now, 0)
+    return invoice.Terms("", 0, "", (), {}, (), now, 0)
 
 
 def _collect(

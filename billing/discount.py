@@ -36,6 +36,17 @@ class Coupon:
     """Keys of the charges that it is limited to; empty for the whole invoice."""
     carry_over: bool = False
     """Whether what is left of a fixed amount is kept for the next invoice."""
+    plans: tuple[str, ...] = ()
+    """Keys of the plans that it is limited to; empty for all."""
+
+    @property
+    def scoped(self) -> bool:
+        """Whether it is limited to some charges or plans."""
+        return bool(self.charges or self.plans)
+
+    def takes(self, charge: str, plan: str) -> bool:
+        """Whether it counts on a line of that charge and plan."""
+        return (not self.charges or charge in self.charges) and (not self.plans or plan in self.plans)
 
     def lasts(self, invoices: int) -> bool:
         """Whether it still gives a discount after so many discounted invoices."""
@@ -93,17 +104,20 @@ def discounts(
     charges: Sequence[str] = (),
     left: Mapping[str, Money] | None = None,
     *,
+    plans: Sequence[str] = (),
     order: CouponOrder = CouponOrder.STANDARD,
 ) -> tuple[Discount, ...]:
     """What each of `coupons` (oldest first) takes off the lines, in the order in which they apply.
 
-    `charges` names the charge of each line, for coupons that are limited to some; `left` is what remains of fixed
+    `charges` and `plans` name those of each line, for coupons that are limited to some; `left` is what remains of fixed
     amounts that carry over, by code. A coupon that takes nothing off is left out.
     """
     made: list[Discount] = []
+    nobody = [""] * len(amounts)
+    named = list(zip(charges or nobody, plans or nobody, strict=True))
     open_amounts = [max(amount, Money.zero(amount.currency)) for amount in amounts]
     for coupon in in_order(coupons, order):
-        eligible = [not coupon.charges or key in coupon.charges for key in charges or [""] * len(amounts)]
+        eligible = [coupon.takes(charge, plan) for charge, plan in named]
         bases = [amount.minor if takes else 0 for amount, takes in zip(open_amounts, eligible, strict=True)]
         if not any(bases):
             continue
@@ -123,8 +137,8 @@ def in_order(coupons: Sequence[Coupon], order: CouponOrder = CouponOrder.STANDAR
     A tenant may have percentages and fixed amounts apply as they come, so that 10 off comes before 20 % if it is older.
     """
     if order is CouponOrder.OLDEST_FIRST:
-        return sorted(coupons, key=lambda coupon: not coupon.charges)
-    return sorted(coupons, key=lambda coupon: 0 if coupon.charges else 1 if coupon.percent is not None else 2)
+        return sorted(coupons, key=lambda coupon: not coupon.scoped)
+    return sorted(coupons, key=lambda coupon: 0 if coupon.scoped else 1 if coupon.percent is not None else 2)
 
 
 def coupon_amount(coupon: Coupon, total: Money, left: Money | None = None) -> Money:

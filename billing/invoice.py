@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
+from billing.credit import Credit, spend
 from billing.discount import Coupon, discounts
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.invoicing import BillingRun, LineKind, RatedLine
 from billing.ledger import Account, Posting, entry
 from billing.money import Money, half_up
-from billing.tax import TaxAmount, taxes
+from billing.prepaid import CreditApplied
+from billing.tax import TaxAmount, charged_taxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,8 @@ class InvoiceFinalized:
     """The tenant's legal name."""
     postings: tuple[Posting, ...]
     """The journal entry; sums to zero."""
+    credits: tuple[CreditApplied, ...] = ()
+    """What each grant paid, in the order of spending; the rest of `credit_applied` is credit of negative invoices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +182,8 @@ class Terms:
     coupons: tuple[Coupon, ...]
     left: Mapping[str, Money]
     """What remains of coupons that carry over, by code."""
-    credit: Money
+    credits: tuple[Credit, ...]
+    """What may pay; one without an id is what negative invoices left."""
     now: datetime
     payment_terms_days: int
 
@@ -246,15 +251,18 @@ def _check_lines(lines: Sequence[RatedLine], run: BillingRun) -> None:
 def _finalized(run: BillingRun, lines: tuple[RatedLine, ...], terms: Terms) -> InvoiceFinalized:
     zero = Money.zero(run.currency)
     amounts = [line.amount for line in lines]
-    taken = discounts(terms.coupons, amounts, [line.charge for line in lines], terms.left)
+    plans = [line.plan or run.plan for line in lines]
+    charges = [line.charge for line in lines]
+    taken = discounts(terms.coupons, amounts, charges, terms.left, plans=plans, order=run.coupon_order)
     per_line = [sum((each.amounts[i] for each in taken), zero) for i in range(len(lines))]
     net = [amount - off for amount, off in zip(amounts, per_line, strict=True)]
-    charged = taxes(run.taxes, net, run.currency)
+    charged = charged_taxes(run.taxes, net, run.currency, run.tax_rounding)
     subtotal = sum(amounts, zero)
     discount = sum(per_line, zero)
     tax = sum((each.amount for each in charged if not each.rate.inclusive), zero)
     total = subtotal - discount + tax
-    credit_applied = min(terms.credit, total) if total.minor > 0 else zero
+    paying = spend(terms.credits, total, covers_until=run.cut.until)
+    credit_applied = sum((amount for _, amount in paying.consumed), zero)
     amount_due = total - credit_applied if total.minor > 0 else zero
     return InvoiceFinalized(
         invoice_id=run.invoice_id,
@@ -280,6 +288,7 @@ def _finalized(run: BillingRun, lines: tuple[RatedLine, ...], terms: Terms) -> I
         due_at=terms.now + timedelta(days=terms.payment_terms_days),
         seller=terms.seller,
         postings=_postings(run, lines, net, charged, total, credit_applied),
+        credits=tuple(CreditApplied(grant_id=id, amount=amount) for id, amount in paying.consumed if id),
     )
 
 

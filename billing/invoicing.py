@@ -14,7 +14,7 @@ so that no chain of changes loses or makes a cent (SEMANTICS 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -72,6 +72,8 @@ class RatedLine:
     """Rounded once, half up (SEMANTICS 4)."""
     explanation: str
     """The arithmetic as text."""
+    plan: str = ""
+    """Key of the plan that charges it; empty in lines of the first rating engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,10 @@ def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities:
         made += [_fee_line(each, Money.from_major(fee(each), run.currency)) for each in fees]
     for each in late:
         made += _late_lines(each, run, resolve, quantities)
-    return (*made, *given_back)
+    made += given_back
+    if run.rating_engine == "1":
+        made = [replace(each, plan="") for each in made]
+    return tuple(made)
 
 
 def fee(span: ChargeSpan) -> Fraction:
@@ -188,7 +193,7 @@ class _Closed:
         names = {item.charge.key: item.charge.name for item in plan.charges}
         _, amounts = self._amounts(charge_spans(self.segments, self.prepaid, self.resolve))
         return [
-            _unused_line(each, f"{self._label(plan)}{names[each.charge]}", amount, self._unused_part(each))
+            _unused_line(each, plan.key, f"{self._label(plan)}{names[each.charge]}", amount, self._unused_part(each))
             for each, amount in zip(self.unused, amounts, strict=True)
         ]
 
@@ -240,6 +245,7 @@ class _Closed:
                 period=whole.period,
                 amount=Money.from_major(committed - exact, self.currency),
                 explanation=f"{' + '.join(words)} - {price_figure(_shown(exact))} charged",
+                plan=stay[0].pricing.plan,
             )
         ]
 
@@ -271,6 +277,7 @@ def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
         period=span.span.period,
         amount=amount,
         explanation=text,
+        plan=span.plan.key,
     )
 
 
@@ -286,6 +293,7 @@ def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, part: Part, 
         quantity=quantity.total,
         amount=Money.from_major(rated.amount, currency),
         explanation=text,
+        plan=span.plan.key,
     )
 
 
@@ -319,12 +327,13 @@ def _late_lines(
                 quantity=quantity,
                 amount=difference,
                 explanation=f"{now.explanation if now else '0'}, less {was.amount if was else '0'} already billed",
+                plan=line.plan,
             )
         )
     return made
 
 
-def _unused_line(unused: UnusedFee, name: str, amount: Money, part: Part) -> RatedLine:
+def _unused_line(unused: UnusedFee, plan: str, name: str, amount: Money, part: Part) -> RatedLine:
     return RatedLine(
         kind=LineKind.UNUSED_FEE,
         charge=unused.charge,
@@ -332,6 +341,7 @@ def _unused_line(unused: UnusedFee, name: str, amount: Money, part: Part) -> Rat
         period=unused.unused,
         amount=amount,
         explanation=part.said(f"-{unused.billed}"),
+        plan=plan,
     )
 
 

@@ -22,6 +22,8 @@ class Account(StrEnum):
     DEFERRED_REVENUE = "deferred_revenue"
     TAX_PAYABLE = "tax_payable"
     CUSTOMER_CREDIT = "customer_credit"
+    PROMOTION = "promotion"
+    BREAKAGE = "breakage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

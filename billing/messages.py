@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from billing import catalog, customer, invoice, payment, plan_change, subscription, tenant
+from billing import catalog, customer, invoice, payment, plan_change, prepaid, subscription, tenant
 from billing.envelope import CommandResult
 from billing.metering import RejectedUsage, UsageBatch, UsageControl
 
@@ -12,12 +12,16 @@ COMMANDS: Final[dict[str, type[Any]]] = {
     each.__name__: each
     for each in (
         tenant.RegisterTenant,
+        tenant.ChangeTenantSettings,
         tenant.AdvanceClock,
         catalog.PublishPriceBook,
         customer.CreateCustomer,
         customer.AttachPaymentMethod,
+        customer.SetJurisdiction,
         customer.RedeemCoupon,
         customer.SetPriceOverride,
+        prepaid.GrantCredit,
+        prepaid.ExpireCredit,
         subscription.CreateSubscription,
         subscription.ActivateSubscription,
         subscription.CloseBillingPeriod,
@@ -39,13 +43,17 @@ EVENTS: Final[dict[str, type[Any]]] = {
     each.__name__: each
     for each in (
         tenant.TenantRegistered,
+        tenant.TenantSettingsChanged,
         tenant.ClockAdvanced,
         catalog.PriceBookPublished,
         customer.CustomerCreated,
         customer.PaymentMethodAttached,
+        customer.JurisdictionSet,
         customer.CouponRedeemed,
         customer.CustomerCredited,
         customer.PriceOverrideSet,
+        prepaid.CreditGranted,
+        prepaid.CreditExpired,
         subscription.SubscriptionCreated,
         subscription.SubscriptionActivated,
         subscription.BillingPeriodClosed,

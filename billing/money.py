@@ -92,6 +92,19 @@ class Money:
             raise TypeError(f"money is made of Decimal, Fraction or int, not {type(amount).__name__}")
         return cls(half_up(Fraction(amount) * 10**digits), currency)
 
+    @classmethod
+    def exactly(cls, amount: Decimal, currency: str, field: str = "amount") -> Money:
+        """`amount` of major units, which is not rounded.
+
+        Raises:
+            Rejected: the currency is unknown, or the amount is finer than it; naming `field`.
+        """
+        made = cls.from_major(amount, currency)
+        if made.major() != amount:
+            said = f"{amount} is finer than {currency} is; allowed are {exponent(currency)} decimals"
+            raise Rejected("too_precise", said, field=field)
+        return made
+
     def major(self) -> Decimal:
         """The amount in major units, exact, with the currency's digits."""
         return EXACT.scaleb(Decimal(self.minor), -exponent(self.currency))

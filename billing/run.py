@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from billing.discount import CouponOrder
 from billing.ids import CustomerId, InvoiceId, SubscriptionId
 from billing.money import Money
 from billing.period import Period
 from billing.pricing import Pricing
 from billing.segments import BilledSpan, Segment, union
-from billing.tax import TaxRate
+from billing.tax import TaxRate, TaxRounding
 
 
 class InvoiceReason(StrEnum):
@@ -104,7 +105,11 @@ class BillingRun:
     cut: Cut
     """Bounds of the usage that is billed."""
     taxes: tuple[TaxRate, ...] = ()
-    """Tax rates at the time."""
+    """Tax rates of the customer at the time."""
+    coupon_order: CouponOrder = CouponOrder.STANDARD
+    """In which order coupons apply."""
+    tax_rounding: TaxRounding = TaxRounding.PER_RATE
+    """Where tax is rounded."""
 
     @property
     def arrears(self) -> BilledSpan | None:

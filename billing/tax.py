@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -117,11 +118,81 @@ def tax_lines(lines: Sequence[TaxedLine], *, rounding: TaxRounding = TaxRounding
     return TaxedLines(tuple(made), tuple(per_line))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jurisdiction:
+    """Where a customer is taxed, and by which rates."""
+
+    code: str
+    """Such as `US-NY`; it holds for `US-NY-NYC`, too, unless that stands in the table itself."""
+    taxes: tuple[TaxRate, ...] = ()
+    """Its rates, in the order in which compound ones build on each other; none for exempt."""
+
+
+def rates_of(
+    customer: str, jurisdictions: Sequence[Jurisdiction], fallback: tuple[TaxRate, ...]
+) -> tuple[TaxRate, ...]:
+    """The rates of a customer's jurisdiction, each with the jurisdiction that has it; else those of the tenant."""
+    table = {each.code: tuple(_named(rate, each.code) for rate in each.taxes) for each in jurisdictions}
+    return rates_for(customer, {"": fallback, **table})
+
+
+def _named(rate: TaxRate, jurisdiction: str) -> TaxRate:
+    return rate if rate.jurisdiction else replace(rate, jurisdiction=jurisdiction)
+
+
+def charged_taxes(
+    rates: Sequence[TaxRate], net: Sequence[Money], currency: str, rounding: TaxRounding
+) -> tuple[TaxAmount, ...]:
+    """The tax of each of `rates` on an invoice: rounded once, or the sum of what each line was rounded to."""
+    if rounding is TaxRounding.PER_RATE or not net:
+        return taxes(rates, net, currency)
+    per_line = [taxes(rates, [line], currency) for line in net]
+    return tuple(
+        TaxAmount(
+            rate=column[0].rate,
+            base=sum((each.base for each in column), Money.zero(currency)),
+            amount=_total(column, currency),
+        )
+        for column in zip(*per_line, strict=True)
+    )
+
+
 def rates_for(jurisdiction: str, table: Mapping[str, tuple[TaxRate, ...]]) -> tuple[TaxRate, ...]:
     """The rates of the most specific jurisdiction that the table knows: `US-CA`, else `US`, else the fallback `""`."""
     while jurisdiction not in table and jurisdiction:
         jurisdiction = jurisdiction.rpartition("-")[0]
     return table.get(jurisdiction, ())
+
+
+_JURISDICTION = re.compile(r"[A-Z0-9]{1,20}(-[A-Z0-9]{1,20}){0,4}\Z", re.ASCII)
+
+
+def check_jurisdiction(code: str, path: str) -> None:
+    """Refuse what is no code of a jurisdiction.
+
+    Raises:
+        Rejected: naming `path`.
+    """
+    if not _JURISDICTION.match(code):
+        said = f"{code[:60]!r}: allowed are capital letters and digits, joined by '-', such as DE or US-NY"
+        raise Rejected("invalid_jurisdiction", said, field=path)
+
+
+def check_taxes(rates: Sequence[TaxRate], jurisdictions: Sequence[Jurisdiction]) -> None:
+    """Refuse a table of taxes that could not be charged.
+
+    Raises:
+        Rejected: naming the field, such as `jurisdictions[2].taxes[0].percent`.
+    """
+    for index, rate in enumerate(rates):
+        check_rate(rate, f"taxes[{index}]")
+    for index, each in enumerate(jurisdictions):
+        where = f"jurisdictions[{index}]"
+        check_jurisdiction(each.code, f"{where}.code")
+        if each.code in [one.code for one in jurisdictions[:index]]:
+            raise Rejected("duplicate", f"{each.code!r} stands there twice", field=f"{where}.code")
+        for place, rate in enumerate(each.taxes):
+            check_rate(rate, f"{where}.taxes[{place}]")
 
 
 def check_rate(rate: TaxRate, path: str) -> None:

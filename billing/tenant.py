@@ -1,6 +1,6 @@
 """A tenant: a seller on this system, with its money, zone, clock and policies.
 
-    (absent) --RegisterTenant--> Registered --AdvanceClock--> Registered
+    (absent) --RegisterTenant--> Registered --ChangeTenantSettings / AdvanceClock--> Registered
 
 A tenant has the real clock or, if registered with `test_clock`, one that moves only by command.
 """
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from billing.discount import CouponOrder
 from billing.errors import CorruptHistory, Rejected
 from billing.money import exponent
-from billing.tax import TaxRate, check_rate
+from billing.tax import Jurisdiction, TaxRate, TaxRounding, check_taxes
 
 SPAN_MAX = {"days": 3_660, "minutes": 5_270_400}  # ten years: longer is a mistake, and much longer no date
 
@@ -41,6 +42,10 @@ class Policies:
     """Days from each soft decline until the next attempt; when used up, dunning is exhausted."""
     number_prefix: str = ""
     """Stands before the number of every invoice."""
+    coupon_order: CouponOrder = CouponOrder.STANDARD
+    """Whether percentages come before fixed amounts, or coupons apply as they were given; scoped ones come first."""
+    tax_rounding: TaxRounding = TaxRounding.PER_RATE
+    """Whether tax is rounded once per rate, or on each line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +59,27 @@ class RegisterTenant:
     zone: str
     """IANA time zone in which billing boundaries are local midnights."""
     taxes: tuple[TaxRate, ...] = ()
-    """Tax rates charged on everything, exclusive or inclusive."""
+    """Tax rates of customers whose jurisdiction is not named below, exclusive or inclusive."""
     bounds: UsageBounds = UsageBounds()
     """Which event times are accepted."""
     policies: Policies = Policies()
     """How the tenant bills and collects."""
     test_clock: datetime | None = None
     """Start of the tenant's test clock; null for the real clock."""
+    jurisdictions: tuple[Jurisdiction, ...] = ()
+    """Tax rates of customers who are taxed elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeTenantSettings:
+    """Have a seller bill with other taxes and policies from now on; what is fixed for an invoice stays."""
+
+    taxes: tuple[TaxRate, ...] = ()
+    """Tax rates of customers whose jurisdiction is not named below."""
+    jurisdictions: tuple[Jurisdiction, ...] = ()
+    """Tax rates of customers who are taxed elsewhere."""
+    policies: Policies = Policies()
+    """How the tenant bills and collects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +90,7 @@ class AdvanceClock:
     """The new present."""
 
 
-Command = RegisterTenant | AdvanceClock
+Command = RegisterTenant | ChangeTenantSettings | AdvanceClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +104,27 @@ class TenantRegistered:
     zone: str
     """IANA time zone in which billing boundaries are local midnights."""
     taxes: tuple[TaxRate, ...] = ()
-    """Tax rates charged on everything."""
+    """Tax rates of customers whose jurisdiction is not named below."""
     bounds: UsageBounds = UsageBounds()
     """Which event times are accepted."""
     policies: Policies = Policies()
     """How the tenant bills and collects."""
     test_clock: datetime | None = None
     """Start of the tenant's test clock; null for the real clock."""
+    jurisdictions: tuple[Jurisdiction, ...] = ()
+    """Tax rates of customers who are taxed elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettingsChanged:
+    """A seller bills with other taxes and policies from now on."""
+
+    taxes: tuple[TaxRate, ...] = ()
+    """Tax rates of customers whose jurisdiction is not named below."""
+    jurisdictions: tuple[Jurisdiction, ...] = ()
+    """Tax rates of customers who are taxed elsewhere."""
+    policies: Policies = Policies()
+    """How the tenant bills and collects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +135,7 @@ class ClockAdvanced:
     """The new present."""
 
 
-Event = TenantRegistered | ClockAdvanced
+Event = TenantRegistered | TenantSettingsChanged | ClockAdvanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +148,7 @@ class Registered:
     """A seller at work."""
 
     settings: TenantRegistered
+    """As they are now."""
     clock: datetime | None
     """Present of the test clock; None means the real clock."""
 
@@ -138,8 +172,19 @@ def decide(state: State, command: Command) -> Sequence[Event]:
             return [_registered(c)]
         case Registered(settings=settings), RegisterTenant() as c if _registered(c) == settings:
             return []
+        case Registered(settings=settings), RegisterTenant() as c if _changed(settings, _registered(c)) == _registered(
+            c
+        ):
+            raise Rejected(
+                "tenant_settings_differ", "the tenant bills with other taxes or policies; they can be changed"
+            )
         case Registered(), RegisterTenant():
-            raise Rejected("tenant_exists", "the tenant is registered with other settings")
+            raise Rejected(
+                "tenant_exists", "the tenant is registered with another name, currency, zone, clock or bounds"
+            )
+        case Registered(settings=settings), ChangeTenantSettings() as c:
+            _check_settings(c)
+            return [] if _changed(settings, c) == settings else [_settings_changed(c)]
         case Registered(clock=None), AdvanceClock():
             raise Rejected("no_test_clock", "the tenant runs on the real clock; only a test clock can be advanced")
         case Registered(clock=now), AdvanceClock(to=to) if to == now:
@@ -157,6 +202,8 @@ def evolve(state: State, event: Event) -> State:
     match state, event:
         case Absent(), TenantRegistered():
             return Registered(event, event.test_clock)
+        case Registered(settings=settings) as s, TenantSettingsChanged():
+            return replace(s, settings=_changed(settings, event))
         case Registered() as s, ClockAdvanced(to=to):
             return replace(s, clock=to)
         case _:
@@ -168,20 +215,9 @@ def _registered(c: RegisterTenant) -> TenantRegistered:
     zone(c.zone, "zone")
     if not c.name:
         raise Rejected("missing", "a seller needs the name that stands on invoices", field="name")
-    for index, rate in enumerate(c.taxes):
-        check_rate(rate, f"taxes[{index}]")
-    for index, days in enumerate(c.policies.retry_days):
-        if not 0 < days <= 60:
-            raise Rejected("out_of_range", f"{days}: allowed are 1 to 60 days", field=f"policies.retry_days[{index}]")
-    for name, value in (
-        ("bounds.oldest_days", c.bounds.oldest_days),
-        ("bounds.ahead_minutes", c.bounds.ahead_minutes),
-        ("policies.invoice_grace_minutes", c.policies.invoice_grace_minutes),
-        ("policies.payment_terms_days", c.policies.payment_terms_days),
-    ):
-        if not 0 <= value <= SPAN_MAX[name.rpartition("_")[2]]:
-            allowed = SPAN_MAX[name.rpartition("_")[2]]
-            raise Rejected("out_of_range", f"{value}: allowed are 0 to {allowed}", field=name)
+    _check_settings(c)
+    _check_span("bounds.oldest_days", c.bounds.oldest_days)
+    _check_span("bounds.ahead_minutes", c.bounds.ahead_minutes)
     return TenantRegistered(
         name=c.name,
         currency=c.currency,
@@ -190,7 +226,34 @@ def _registered(c: RegisterTenant) -> TenantRegistered:
         bounds=c.bounds,
         policies=c.policies,
         test_clock=c.test_clock.astimezone(UTC) if c.test_clock else None,
+        jurisdictions=c.jurisdictions,
     )
+
+
+def _check_settings(c: RegisterTenant | ChangeTenantSettings) -> None:
+    check_taxes(c.taxes, c.jurisdictions)
+    for index, days in enumerate(c.policies.retry_days):
+        if not 0 < days <= 60:
+            raise Rejected("out_of_range", f"{days}: allowed are 1 to 60 days", field=f"policies.retry_days[{index}]")
+    _check_span("policies.invoice_grace_minutes", c.policies.invoice_grace_minutes)
+    _check_span("policies.payment_terms_days", c.policies.payment_terms_days)
+
+
+def _check_span(name: str, value: int) -> None:
+    allowed = SPAN_MAX[name.rpartition("_")[2]]
+    if not 0 <= value <= allowed:
+        raise Rejected("out_of_range", f"{value}: allowed are 0 to {allowed}", field=name)
+
+
+def _settings_changed(c: ChangeTenantSettings) -> TenantSettingsChanged:
+    return TenantSettingsChanged(taxes=c.taxes, jurisdictions=c.jurisdictions, policies=c.policies)
+
+
+def _changed(
+    settings: TenantRegistered, by: ChangeTenantSettings | TenantSettingsChanged | TenantRegistered
+) -> TenantRegistered:
+    """`settings` with the taxes and policies of `by`."""
+    return replace(settings, taxes=by.taxes, jurisdictions=by.jurisdictions, policies=by.policies)
 
 
 def zone(name: str, field: str) -> ZoneInfo:

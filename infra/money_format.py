@@ -9,6 +9,15 @@ from billing.errors import Rejected
 from billing.money import Money, exponent
 
 
+def check_locale(name: str) -> None:
+    """Refuse what is no locale.
+
+    Raises:
+        Rejected: naming the field `locale`.
+    """
+    _locale(name)
+
+
 def localized(money: Money, locale: str) -> str:
     """The amount as `locale` writes it, with the digits of ISO 4217, which CLDR shortens for some currencies.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from billing.envelope import EventEnvelope
 from billing.errors import CorruptHistory
 from billing.invoice import InvoiceFinalized, InvoicePaid
-from billing.ledger import imbalance
+from billing.ledger import Posting, imbalance
+from billing.prepaid import CreditExpired, CreditGranted
 from projections.generation import Tx
 
 
@@ -16,25 +19,30 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
         CorruptHistory: they do not sum to zero per currency.
     """
     match envelope.event:
-        case InvoiceFinalized(postings=postings) | InvoicePaid(postings=postings) if postings:
-            left = imbalance(postings)
-            if left:
-                raise CorruptHistory(f"{envelope.meta.event_id}: postings are off by {left} (minor units)")
-            meta, event = envelope.meta, envelope.event
-            tx.execute(
-                _ENTER,
-                {
-                    "tenant": meta.tenant,
-                    "sequence": meta.sequence,
-                    "accounts": [str(each.account) for each in postings],
-                    "currencies": [each.amount.currency for each in postings],
-                    "minors": [each.amount.minor for each in postings],
-                    "type": meta.type,
-                    "invoice": event.invoice_id,
-                    "customer": event.customer_id,
-                    "at": meta.occurred_at,
-                },
-            )
+        case InvoiceFinalized(postings=postings) | InvoicePaid(postings=postings) as e if postings:
+            _enter(tx, envelope, postings, e.invoice_id)
+        case CreditGranted(postings=postings) | CreditExpired(postings=postings):
+            _enter(tx, envelope, postings, None)
+
+
+def _enter(tx: Tx, envelope: EventEnvelope, postings: Sequence[Posting], invoice: str | None) -> None:
+    meta, left = envelope.meta, imbalance(postings)
+    if left:
+        raise CorruptHistory(f"{meta.event_id}: postings are off by {left} (minor units)")
+    tx.execute(
+        _ENTER,
+        {
+            "tenant": meta.tenant,
+            "sequence": meta.sequence,
+            "accounts": [str(each.account) for each in postings],
+            "currencies": [each.amount.currency for each in postings],
+            "minors": [each.amount.minor for each in postings],
+            "type": meta.type,
+            "invoice": invoice,
+            "customer": envelope.event.customer_id,
+            "at": meta.occurred_at,
+        },
+    )
 
 
 # One statement an entry: the trigger looks at the whole of it.

@@ -6,7 +6,7 @@ CREATE TABLE ledger_entries (
     currency     char(3)      NOT NULL,
     minor        bigint       NOT NULL CHECK (minor <> 0),
     event_type   text         NOT NULL,
-    invoice_id   text         NOT NULL,
+    invoice_id   text,                   -- NULL for credit that was granted or expired
     customer_id  text         NOT NULL,
     occurred_at  timestamptz  NOT NULL,
     PRIMARY KEY (tenant_id, sequence, account, currency)

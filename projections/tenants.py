@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from billing.envelope import EventEnvelope
-from billing.tenant import ClockAdvanced, TenantRegistered
+from billing.tenant import ClockAdvanced, TenantRegistered, TenantSettingsChanged
 from projections.generation import Tx
 
 
@@ -33,6 +33,17 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
                     "sequence": envelope.meta.sequence,
                 },
             )
+        case TenantSettingsChanged(policies=policies):
+            tx.execute(
+                _CHANGE,
+                (
+                    policies.invoice_grace_minutes,
+                    policies.payment_terms_days,
+                    list(policies.retry_days),
+                    policies.number_prefix,
+                    tenant,
+                ),
+            )
         case ClockAdvanced(to=to):
             tx.execute("UPDATE tenants SET test_clock = %s WHERE tenant_id = %s", (to, tenant))
 
@@ -42,6 +53,12 @@ INSERT INTO tenants (tenant_id, name, currency, zone, test_clock, invoice_grace_
                      number_prefix, usage_oldest_days, usage_ahead_minutes, registered_at, last_sequence)
 VALUES (%(tenant)s, %(name)s, %(currency)s, %(zone)s, %(clock)s, %(grace)s, %(terms)s, %(retry)s,
         %(prefix)s, %(oldest)s, %(ahead)s, %(at)s, %(sequence)s)
+"""
+
+_CHANGE = """
+UPDATE tenants
+   SET invoice_grace_minutes = %s, payment_terms_days = %s, retry_days = %s, number_prefix = %s
+ WHERE tenant_id = %s
 """
 
 

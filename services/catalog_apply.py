@@ -14,11 +14,12 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from billing.customer import AttachPaymentMethod, CreateCustomer, RedeemCoupon, SetPriceOverride
+from billing.customer import AttachPaymentMethod, CreateCustomer, RedeemCoupon, SetJurisdiction, SetPriceOverride
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.ids import CustomerId, SubscriptionId
 from billing.subscription import CreateSubscription
+from billing.tenant import ChangeTenantSettings, RegisterTenant
 from services.catalog_file import CatalogFile, NamedCustomer, NamedSubscription, to_utc
 from services.customer_profile import Profile
 from services.read_rows import SubscriptionRow
@@ -61,8 +62,7 @@ def apply(file: CatalogFile, world: World) -> Iterator[Change]:
         Transient: something is unreachable; run it again.
     """
     if file.tenant is not None:
-        result = _accepted(world.ask(file.tenant, _key("tenant", file.tenant)))
-        yield Change("tenant", file.tenant.name, _outcome(result))
+        yield _tenant(file.tenant, world)
     if file.price_book is not None:
         yield _publish(file, world)
     for customer in file.customers:
@@ -109,6 +109,15 @@ def _zone(file: CatalogFile, world: World) -> str:
     return file.tenant.zone if file.tenant is not None else world.zone()
 
 
+def _tenant(wish: RegisterTenant, world: World) -> Change:
+    result = world.ask(wish, _key("tenant", wish))
+    if result.outcome is Outcome.REJECTED and result.code == "tenant_settings_differ":
+        settings = ChangeTenantSettings(taxes=wish.taxes, jurisdictions=wish.jurisdictions, policies=wish.policies)
+        _accepted(world.ask(settings, _once("tenant-settings")))
+        return Change("tenant", wish.name, CHANGED, "other taxes or policies from now on")
+    return Change("tenant", wish.name, _outcome(_accepted(result)))
+
+
 def _publish(file: CatalogFile, world: World) -> Change:
     assert file.price_book is not None
     # Not derived from the content: going back to an earlier catalogue is a wish of its own, and a repetition of
@@ -120,16 +129,27 @@ def _publish(file: CatalogFile, world: World) -> Change:
 
 def _customer(customer: NamedCustomer, world: World) -> Change:
     method, id = customer.payment_method, CustomerId(customer.id)
-    result = world.ask(CreateCustomer(customer_id=id, payment_method=method), _once("customer"))
+    wish = CreateCustomer(customer_id=id, payment_method=method, jurisdiction=customer.jurisdiction or "")
+    result = world.ask(wish, _once("customer"))
     if result.outcome is Outcome.REJECTED and result.code == "customer_exists":
-        _accepted(world.ask(AttachPaymentMethod(customer_id=id, payment_method=method), _once("payment-method")))
-        outcome, detail = CHANGED, "pays with another method"
+        outcome, detail = _changed_customer(customer, world)
     else:
         outcome, detail = _outcome(_accepted(result)), ""
-    renamed = world.write_profile(customer.id, Profile(customer.name, customer.email))
+    renamed = world.write_profile(customer.id, Profile(customer.name, customer.email, customer.locale))
     if renamed and outcome == UNCHANGED:
-        outcome, detail = CHANGED, "another name or email"
+        outcome, detail = CHANGED, "another name, email or locale"
     return Change("customer", customer.id, outcome, detail)
+
+
+def _changed_customer(customer: NamedCustomer, world: World) -> tuple[str, str]:
+    id = CustomerId(customer.id)
+    attach = AttachPaymentMethod(customer_id=id, payment_method=customer.payment_method)
+    done = {"pays with another method": _accepted(world.ask(attach, _once("payment-method")))}
+    if customer.jurisdiction is not None:
+        moved = SetJurisdiction(customer_id=id, jurisdiction=customer.jurisdiction)
+        done["is taxed elsewhere"] = _accepted(world.ask(moved, _once("jurisdiction")))
+    said = [what for what, result in done.items() if _outcome(result) == CREATED]
+    return (CHANGED, ", ".join(said)) if said else (UNCHANGED, "")
 
 
 def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:

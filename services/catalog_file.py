@@ -4,12 +4,14 @@
 whether the price book could bill. Faults name line and field. Prices are read exactly as written.
 
     effective_at:   from when the prices hold for new subscriptions (local time); at once if it is left out
-    tenant:         who sells: name, currency, zone, taxes, bounds, policies, test_clock (local time)
+    tenant:         who sells: name, currency, zone, taxes, jurisdictions (taxes of customers elsewhere), bounds,
+                    policies, test_clock (local time)
     meters:         what is measured
     plans:          what is charged; `model` of a charge says how, told apart by `type`
     add_ons:        what can be added to a subscription, in a quantity
     coupons:        discounts
-    customers:      id, name, email, payment_method, coupons to redeem, overrides (own prices for a plan)
+    customers:      id, name, email, locale, payment_method, jurisdiction (where taxed), coupons to redeem, overrides
+                    (own prices for a plan)
     subscriptions:  id, customer, plan, starts_at, ends_at (local time in the tenant's zone), trial, billing_day,
                     currency, add_ons
 """
@@ -36,13 +38,15 @@ from billing.override import checked_override
 from billing.period import Cadence, check_day
 from billing.plan import AddOn
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
-from billing.tax import TaxRate
+from billing.tax import Jurisdiction, TaxRate, check_jurisdiction
 from billing.tenant import Policies, RegisterTenant, UsageBounds
+from infra.money_format import check_locale
 from services.exact_values import Identifier, LocalTime, Name, Text, Whole
 from services.positioned_yaml import Document, Unreadable, load
 from services.shapes import Fault, StrictModel, faults, model_of, value_of
 
 TaxSection = model_of(TaxRate)
+JurisdictionSection = model_of(Jurisdiction)
 BoundsSection = model_of(UsageBounds)
 PoliciesSection = model_of(Policies)
 MeterSection = model_of(Meter)
@@ -63,6 +67,7 @@ class TenantSection(StrictModel):
     currency: Name
     zone: Name
     taxes: list[TaxSection] = Field(default_factory=list)  # type: ignore[valid-type]
+    jurisdictions: list[JurisdictionSection] = Field(default_factory=list)  # type: ignore[valid-type]
     bounds: BoundsSection = Field(default_factory=UsageBounds)  # type: ignore[valid-type]
     policies: PoliciesSection = Field(default_factory=Policies)  # type: ignore[valid-type]
     test_clock: LocalTime | None = None
@@ -74,7 +79,9 @@ class CustomerSection(StrictModel):
     id: Identifier
     name: Text = ""
     email: Text = ""
+    locale: Text = ""
     payment_method: PaymentMethodSection = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
+    jurisdiction: Text | None = None
     coupons: list[Name] = Field(default_factory=list)
     overrides: list[OverrideSection] = Field(default_factory=list)  # type: ignore[valid-type]
 
@@ -113,7 +120,11 @@ class NamedCustomer:
     id: str
     name: str
     email: str
+    locale: str
+    """How amounts are written on its invoices; empty for plain figures."""
     payment_method: PaymentMethod
+    jurisdiction: str | None
+    """Where it is taxed; None leaves it where it is."""
     coupons: tuple[str, ...]
     overrides: tuple[PriceOverride, ...]
 
@@ -183,6 +194,11 @@ def read(content: bytes) -> CatalogFile:
         found += _impossible_times(sections.subscriptions, seller.zone)
         if sections.effective_at is not None:
             found += _impossible(sections.effective_at, seller.zone, "effective_at")
+    for index, each in enumerate(sections.customers):
+        if each.jurisdiction:
+            found += _refusals(partial(check_jurisdiction, each.jurisdiction, f"customers[{index}].jurisdiction"), "")
+        if each.locale:
+            found += _refusals(partial(check_locale, each.locale), f"customers[{index}].")
     if book is not None:
         refused = _refusals(lambda: check_price_book(book), "")
         found += [*refused, *_references(sections, book)]
@@ -260,7 +276,16 @@ def _seller(section: TenantSection | None, found: list[Fault]) -> RegisterTenant
 def _customer(section: CustomerSection) -> NamedCustomer:
     method = value_of(PaymentMethod, section.payment_method)
     overrides = value_of(tuple[PriceOverride, ...], section.overrides)
-    return NamedCustomer(section.id, section.name, section.email, method, tuple(section.coupons), overrides)
+    return NamedCustomer(
+        id=section.id,
+        name=section.name,
+        email=section.email,
+        locale=section.locale,
+        payment_method=method,
+        jurisdiction=section.jurisdiction,
+        coupons=tuple(section.coupons),
+        overrides=overrides,
+    )
 
 
 def _subscription(section: SubscriptionSection) -> NamedSubscription:

@@ -55,30 +55,31 @@ def advance(
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
         row = _row(tx, cli_world.the_tenant(tx, tenant))
-        instant = _instant(to, row.zone)
+        target = instant(to, row.zone)
         if dry_run:
-            boundaries = _due(tx, row.tenant, instant)
-            typer.echo(f"would move {row.tenant} to {instant.isoformat()}; {boundaries} boundaries are due by then")
+            boundaries = _due(tx, row.tenant, target)
+            typer.echo(f"would move {row.tenant} to {target.isoformat()}; {boundaries} boundaries are due by then")
             typer.echo("nothing changed")
             return
     with CommandClient(settings) as client:
         result = client.request(
-            row.tenant, AdvanceClock(to=instant), key=f"cli:clock:{uuid4().hex}", actor=cli_world.ACTOR
+            row.tenant, AdvanceClock(to=target), key=f"cli:clock:{uuid4().hex}", actor=cli_world.ACTOR
         )
     if result.outcome is Outcome.REJECTED:
         raise Rejected(result.code, result.detail, field=result.field)
-    _until_settled(settings, row.tenant, result.sequence, instant, wait, timeout)
+    _until_settled(settings, row.tenant, result.sequence, target, wait, timeout)
     with cli_world.reading(settings) as tx:
         _print(_row(tx, row.tenant), as_json)
 
 
-def _instant(text: str, zone: str) -> datetime:
+def instant(text: str, zone: str, option: str = "--to") -> datetime:
+    """The instant that a person named, local to `zone` unless it has an offset; a bad one is wrong usage."""
     try:
         return catalog_file.to_utc(local_time(text), zone)
     except PydanticCustomError as e:
-        raise typer.BadParameter(str(e), param_hint="--to") from e
+        raise typer.BadParameter(str(e), param_hint=option) from e
     except Rejected as e:
-        raise typer.BadParameter(e.detail, param_hint="--to") from e
+        raise typer.BadParameter(e.detail, param_hint=option) from e
 
 
 def _row(tx: Cursor, tenant: str) -> TenantRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from infra.postgres import Cursor
 
@@ -14,19 +14,22 @@ class Profile:
 
     name: str = ""
     email: str = ""
+    locale: str = ""
+    """How amounts are written on its invoices, such as de-DE; empty for plain figures."""
 
 
 def write(tx: Cursor, tenant: str, customer: str, profile: Profile) -> bool:
     """Store `profile` as the customer's; False if it says the same already."""
     done = tx.execute(
         """
-        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email)
-        VALUES (%(tenant)s, %(customer)s, %(name)s, %(email)s)
+        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email, locale)
+        VALUES (%(tenant)s, %(customer)s, %(name)s, %(email)s, %(locale)s)
             ON CONFLICT (tenant_id, customer_id) DO UPDATE
-           SET name = EXCLUDED.name, email = EXCLUDED.email, written_at = now()
-         WHERE (customer_profile.name, customer_profile.email) IS DISTINCT FROM (EXCLUDED.name, EXCLUDED.email)
+           SET name = EXCLUDED.name, email = EXCLUDED.email, locale = EXCLUDED.locale, written_at = now()
+         WHERE (customer_profile.name, customer_profile.email, customer_profile.locale)
+               IS DISTINCT FROM (EXCLUDED.name, EXCLUDED.email, EXCLUDED.locale)
         """,
-        {"tenant": tenant, "customer": customer, "name": profile.name, "email": profile.email},
+        {"tenant": tenant, "customer": customer, **asdict(profile)},
     )
     return done.rowcount == 1
 
@@ -35,11 +38,11 @@ def write_first(tx: Cursor, tenant: str, customer: str, profile: Profile) -> Pro
     """Store `profile` unless the customer has one; returns the one that is stored now."""
     tx.execute(
         """
-        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email)
-        VALUES (%s, %s, %s, %s)
+        INSERT INTO app.customer_profile (tenant_id, customer_id, name, email, locale)
+        VALUES (%(tenant)s, %(customer)s, %(name)s, %(email)s, %(locale)s)
             ON CONFLICT (tenant_id, customer_id) DO NOTHING
         """,
-        (tenant, customer, profile.name, profile.email),
+        {"tenant": tenant, "customer": customer, **asdict(profile)},
     )
     return read(tx, tenant, [customer])[customer]
 
@@ -47,7 +50,11 @@ def write_first(tx: Cursor, tenant: str, customer: str, profile: Profile) -> Pro
 def read(tx: Cursor, tenant: str, customers: Sequence[str]) -> dict[str, Profile]:
     """The profiles of `customers`; one who has none is missing."""
     rows = tx.execute(
-        "SELECT customer_id, name, email FROM app.customer_profile WHERE tenant_id = %s AND customer_id = ANY(%s)",
+        """
+        SELECT customer_id, name, email, locale
+          FROM app.customer_profile
+         WHERE tenant_id = %s AND customer_id = ANY(%s)
+        """,
         (tenant, list(customers)),
     ).fetchall()
-    return {customer: Profile(name, email) for customer, name, email in rows}
+    return {customer: Profile(*profile) for customer, *profile in rows}

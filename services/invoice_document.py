@@ -1,12 +1,15 @@
 """An invoice for people: as text for a terminal, as HTML for print. Both say how each amount came about.
 
-What is shown comes from the issued document alone, but for the payer's name and the payment's state.
+What is shown comes from the issued document alone, but for the payer's name and the payment's state. The page writes
+amounts in the payer's locale, the terminal plainly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -16,6 +19,7 @@ from zoneinfo import ZoneInfo
 from billing.invoice import InvoiceFinalized, InvoiceLine
 from billing.money import Money
 from billing.period import Period
+from infra.money_format import localized
 
 if TYPE_CHECKING:  # scenarios print invoices without a database
     from services.read_rows import Amount, IssuedInvoice, PaymentRow
@@ -94,7 +98,10 @@ def sums(document: InvoiceFinalized) -> list[tuple[str, Money]]:
         made.append((f"{label_of(each.rate.code)}{where} {percent} %{contained}", each.amount))
     made.append((f"Total {document.total.currency}", document.total))
     if document.credit_applied.minor:
-        made.append(("Paid by credit", -document.credit_applied))
+        made += [(f"Paid by credit {each.grant_id}", -each.amount) for each in document.credits]
+        granted = sum((each.amount for each in document.credits), Money.zero(document.total.currency))
+        rest = document.credit_applied - granted
+        made += [("Paid by credit", -rest)] if rest.minor else []
         made.append(("Amount due", document.amount_due))
     return made
 
@@ -163,6 +170,7 @@ def label_of(code: str) -> str:
 def as_html(issued: IssuedInvoice) -> str:
     """The invoice as one page of HTML that needs nothing else, made for paper and screen."""
     document, zone = issued.document, ZoneInfo(issued.zone)
+    write = written_for(issued.buyer.locale)
     facts = {
         "Issued": day(document.issued_at, zone),
         "Due": day(document.due_at, zone),
@@ -179,10 +187,10 @@ def as_html(issued: IssuedInvoice) -> str:
         number=escape(document.number),
         status=status,
         status_class=status.lower(),
-        total=escape(f"{money(total)} {total.currency}"),
+        total=escape(write(total) if issued.buyer.locale else f"{money(total)} {total.currency}"),
         facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
-        lines="".join(_html_line(line, zone) for line in document.lines),
-        sums="".join(_html_sum(label, amount) for label, amount in sums(document)),
+        lines="".join(_html_line(line, zone, write) for line in document.lines),
+        sums="".join(_html_sum(label, write(amount)) for label, amount in sums(document)),
         payment="".join(f"<li>{escape(each)}</li>" for each in payment_story(issued, zone)),
         version=escape(f"{document.run.plan}, price book {document.run.price_book_version}"),
         zone=escape(issued.zone),
@@ -191,21 +199,26 @@ def as_html(issued: IssuedInvoice) -> str:
     )
 
 
-def _html_line(line: InvoiceLine, zone: ZoneInfo) -> str:
+def written_for(locale: str) -> Callable[[Money], str]:
+    """How amounts are written for a reader; plain figures if the locale is not known."""
+    return partial(localized, locale=locale) if locale else money
+
+
+def _html_line(line: InvoiceLine, zone: ZoneInfo, write: Callable[[Money], str]) -> str:
     rated = line.rated
     quantity = f"{rated.quantity.normalize():,f}" if rated.quantity is not None else ""
     discount = ""
     if line.discount.minor:
-        discount = f'<div class="off">{escape(money(-line.discount))}</div>'
+        discount = f'<div class="off">{escape(write(-line.discount))}</div>'
     return (
         f'<tr><td><div class="what">{escape(rated.description)}</div>'
         f'<div class="how">{escape(rated.explanation)}</div></td>'
         f'<td class="when">{escape(span(rated.period, zone))}</td>'
         f'<td class="number">{escape(quantity)}</td>'
-        f'<td class="number">{escape(money(rated.amount))}{discount}</td></tr>'
+        f'<td class="number">{escape(write(rated.amount))}{discount}</td></tr>'
     )
 
 
-def _html_sum(label: str, amount: Money) -> str:
+def _html_sum(label: str, amount: str) -> str:
     grand = ' class="grand"' if label.startswith("Total ") else ""
-    return f'<tr{grand}><td>{escape(label)}</td><td class="number">{escape(money(amount))}</td></tr>'
+    return f'<tr{grand}><td>{escape(label)}</td><td class="number">{escape(amount)}</td></tr>'

@@ -22,6 +22,7 @@ from services.read_rows import (
     BalanceRow,
     CouponRow,
     CustomerRow,
+    GrantRow,
     InvoiceRow,
     IssuedInvoice,
     PaymentRow,
@@ -75,7 +76,7 @@ def customer(tx: Cursor, tenant_id: str, customer_id: str) -> CustomerRow | None
     return next(iter(_customers(tx, tenant_id, rows)), None)
 
 
-_CUSTOMERS = "SELECT customer_id, provider, payment_token, created_at FROM customers"
+_CUSTOMERS = "SELECT customer_id, provider, payment_token, jurisdiction, created_at FROM customers"
 
 
 def _customers(tx: Cursor, tenant_id: str, rows: Sequence[Sequence[Any]]) -> list[CustomerRow]:
@@ -103,21 +104,41 @@ def _customers(tx: Cursor, tenant_id: str, rows: Sequence[Sequence[Any]]) -> lis
         (tenant_id, ids),
     ).fetchall():
         credit.setdefault(customer_id, []).append(Amount.of(minor, currency))
+    grants = _grants(tx, tenant_id, ids)
     made = []
-    for customer_id, provider, token, created_at in rows:
+    for customer_id, provider, token, jurisdiction, created_at in rows:
         profile = profiles.get(customer_id, Profile())
         made.append(
             CustomerRow(
                 id=customer_id,
                 name=profile.name,
                 email=profile.email,
+                locale=profile.locale,
                 provider=provider,
                 payment_token=token,
+                jurisdiction=jurisdiction,
                 coupons=coupons.get(customer_id, []),
                 credit=credit.get(customer_id, []),
+                grants=grants.get(customer_id, []),
                 created_at=created_at,
             )
         )
+    return made
+
+
+def _grants(tx: Cursor, tenant_id: str, customers: Sequence[str]) -> dict[str, list[GrantRow]]:
+    made: dict[str, list[GrantRow]] = {}
+    for customer_id, id, currency, amount, left, *terms in tx.execute(
+        """
+        SELECT customer_id, grant_id, currency, amount_minor, left_minor, priority, kind, expires_at, reason, granted_at
+          FROM customer_grants
+         WHERE tenant_id = %s AND customer_id = ANY(%s)
+         ORDER BY granted_at, grant_id
+        """,
+        (tenant_id, customers),
+    ).fetchall():
+        row = GrantRow(id, Amount.of(amount, currency), Amount.of(left, currency), *terms)
+        made.setdefault(customer_id, []).append(row)
     return made
 
 

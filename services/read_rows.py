@@ -50,16 +50,38 @@ class CouponRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantRow:
+    """Credit that was granted."""
+
+    id: str
+    amount: Amount
+    left: Amount
+    priority: int
+    """Lower numbers are spent first."""
+    kind: str
+    """`granted` or `purchased`."""
+    expires_at: datetime | None
+    reason: str
+    granted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CustomerRow:
     """Who pays."""
 
     id: str
     name: str
     email: str
+    locale: str
+    """How amounts are written on its invoices; empty for plain figures."""
     provider: str
     payment_token: str
+    jurisdiction: str
+    """Where taxed; empty for the tenant's own rates."""
     coupons: list[CouponRow]
     credit: list[Amount]
+    """Unused credit, grants included."""
+    grants: list[GrantRow]
     created_at: datetime
 
 

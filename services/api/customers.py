@@ -9,24 +9,29 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from billing.credit import CreditKind
 from billing.customer import (
     AttachPaymentMethod,
     CreateCustomer,
     PaymentMethod,
     Provider,
     RedeemCoupon,
+    SetJurisdiction,
     SetPriceOverride,
 )
 from billing.ids import CustomerId
+from billing.money import Money
+from billing.prepaid import BALANCE_PRIORITY, ExpireCredit, GrantCredit
 from billing.pricing import PriceOverride
 from infra import postgres
+from infra.money_format import check_locale
 from services import customer_profile, read_models
 from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, Page, PageCursor, PathId
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import Problem, not_found
 from services.customer_profile import Profile
-from services.exact_values import Identifier, Name, Text
+from services.exact_values import ExactDecimal, Identifier, Instant, Name, Text, Whole
 from services.read_rows import CustomerRow
 from services.shapes import StrictModel, model_of, value_of
 
@@ -74,6 +79,26 @@ class CustomerBody(StrictModel):
     name: Annotated[Text, BeforeValidator(_no_card)] = ""
     email: Annotated[Text, BeforeValidator(_no_card)] = ""
     payment_method: PaymentMethodBody = PaymentMethodBody()
+    jurisdiction: Text = ""
+    locale: Text = ""
+
+
+class CreditBody(StrictModel):
+    """Credit that pays invoices of its currency."""
+
+    id: Identifier
+    amount: ExactDecimal
+    currency: Name
+    priority: Whole = BALANCE_PRIORITY
+    kind: Annotated[str, Field(pattern="^(granted|purchased)$")] = "granted"
+    expires_at: Instant | None = None
+    reason: Annotated[Text, BeforeValidator(_no_card)] = ""
+
+
+class JurisdictionBody(StrictModel):
+    """Where a customer is taxed, such as US-NY; empty for the tenant's own rates."""
+
+    jurisdiction: Text
 
 
 class CouponBody(StrictModel):
@@ -85,9 +110,13 @@ class CouponBody(StrictModel):
 @router.post("/v1/customers", status_code=201, response_model=CustomerRow)
 def create_customer(body: CustomerBody, asking: Annotated[Asking, Depends(asking)], response: Response) -> Any:
     """Add a customer."""
-    command = CreateCustomer(customer_id=CustomerId(body.id), payment_method=body.payment_method.method())
+    if body.locale:
+        check_locale(body.locale)
+    command = CreateCustomer(
+        customer_id=CustomerId(body.id), payment_method=body.payment_method.method(), jurisdiction=body.jurisdiction
+    )
     result = asking.send(command)
-    given = Profile(body.name, body.email)
+    given = Profile(body.name, body.email, body.locale)
     with postgres.tenant_transaction(asking.parts.pool, asking.tenant) as tx:
         stored = customer_profile.write_first(tx, asking.tenant, body.id, given)
     if stored != given and result.replayed:
@@ -129,6 +158,34 @@ def redeem_coupon(
     return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
 
 
+@router.post("/v1/customers/{customer_id}/credits", status_code=201, response_model=CustomerRow)
+def grant_credit(
+    customer_id: PathId, body: CreditBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Grant a customer credit: it pays invoices by priority, then by what expires first."""
+    command = GrantCredit(
+        customer_id=CustomerId(customer_id),
+        grant_id=body.id,
+        amount=Money.exactly(body.amount, body.currency),
+        priority=body.priority,
+        kind=CreditKind(body.kind),
+        expires_at=body.expires_at,
+        reason=body.reason,
+    )
+    result = asking.send(command, missing="unknown_customer")
+    return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
+
+
+@router.post("/v1/customers/{customer_id}/credits/{grant_id}/expiry", response_model=CustomerRow)
+def expire_credit(
+    customer_id: PathId, grant_id: PathId, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Write off what is left of a grant whose time is over; by itself that happens with the customer's next invoice."""
+    command = ExpireCredit(customer_id=CustomerId(customer_id), grant_id=grant_id)
+    result = asking.send(command, missing="unknown_customer")
+    return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
+
+
 @router.put("/v1/customers/{customer_id}/prices", response_model=CustomerRow)
 def set_own_prices(
     customer_id: PathId,
@@ -138,6 +195,16 @@ def set_own_prices(
 ) -> Any:
     """Have a customer pay own prices for a plan, from the next period of each subscription on; none takes them back."""
     command = SetPriceOverride(customer_id=CustomerId(customer_id), override=value_of(PriceOverride, body))
+    result = asking.send(command, missing="unknown_customer")
+    return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
+
+
+@router.put("/v1/customers/{customer_id}/jurisdiction", response_model=CustomerRow)
+def set_jurisdiction(
+    customer_id: PathId, body: JurisdictionBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Have a customer be taxed elsewhere, on invoices that are fixed from now on."""
+    command = SetJurisdiction(customer_id=CustomerId(customer_id), jurisdiction=body.jurisdiction)
     result = asking.send(command, missing="unknown_customer")
     return asking.answer(response, result, lambda tx: read_models.customer(tx, asking.tenant, customer_id))
 

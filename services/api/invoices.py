@@ -56,6 +56,14 @@ class TaxBody:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditPaidBody:
+    """What one grant paid."""
+
+    grant: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class PositionBody:
     """Up to where one partition of the usage log is billed, exclusive."""
 
@@ -74,6 +82,8 @@ class InvoiceBody:
     discounts: list[DiscountBody]
     taxes: list[TaxBody]
     credit_applied: Amount
+    credits: list[CreditPaidBody]
+    """What grants paid of that, in the order of spending; the rest is credit of negative invoices."""
     plan: str
     price_book_version: int
     rating_engine: str
@@ -152,6 +162,7 @@ def body(issued: IssuedInvoice) -> InvoiceBody:
             for each in document.taxes
         ],
         credit_applied=_amount(document.credit_applied),
+        credits=[CreditPaidBody(each.grant_id, _amount(each.amount)) for each in document.credits],
         plan=document.run.plan,
         price_book_version=document.run.price_book_version,
         rating_engine=document.run.rating_engine,

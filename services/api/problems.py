@@ -26,6 +26,7 @@ CONFLICTS = frozenset(
         "clock_backwards",
         "customer_exists",
         "effective_before_newest",
+        "grant_exists",
         "invalid_state",
         "limit_exceeded",
         "manual_payment",
@@ -34,6 +35,7 @@ CONFLICTS = frozenset(
         "other_period",
         "subscription_exists",
         "tenant_exists",
+        "tenant_settings_differ",
     )
 )
 """Codes of rejections that the present state causes: 409. The others blame the request: 422."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from billing.credit import CreditKind
 from billing.customer import Active as Buyer
-from billing.customer import CreateCustomer, RedeemCoupon, SetPriceOverride
+from billing.customer import CreateCustomer, RedeemCoupon, SetJurisdiction, SetPriceOverride
 from billing.decision import TenantState, chain, facts, record
 from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
 from billing.errors import Rejected
@@ -22,6 +23,7 @@ from billing.invoicing import BillingRun, lines, needs, one_by_one
 from billing.metering import UsageEvent
 from billing.payment import RecordManualPayment
 from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.prepaid import BALANCE_PRIORITY, GrantCredit
 from billing.pricing import AddOnQuantity
 from billing.subscription import (
     ActivateSubscription,
@@ -44,6 +46,7 @@ from services.scenario.verbs import (
     Cancel,
     Change,
     Clock,
+    Give,
     Migrate,
     Override,
     Pay,
@@ -51,6 +54,7 @@ from services.scenario.verbs import (
     Redeem,
     Remove,
     Subscribe,
+    TaxIn,
     Use,
 )
 
@@ -159,6 +163,12 @@ class _Office:
                     self._ask(line, SetPriceOverride(customer_id=CustomerId(customer), override=own))
                 case Change() | Migrate() | Add() | Remove() | Cancel():
                     self._ask(line, _of_a_subscription(verb))
+                case TaxIn(customer=customer, jurisdiction=jurisdiction):
+                    self._know(line, CustomerId(customer))
+                    self._ask(line, SetJurisdiction(customer_id=CustomerId(customer), jurisdiction=jurisdiction))
+                case Give(customer=customer):
+                    self._know(line, CustomerId(customer))
+                    self._ask(line, _grant(verb))
                 case Publish():
                     self._ask(line, self._scenario.newer[line])
                 case Pay(number=number):
@@ -177,7 +187,7 @@ class _Office:
             (str(customer), amount)
             for customer, buyer in sorted(self._state.customers.items())
             if isinstance(buyer, Buyer)
-            for _, amount in sorted(buyer.credit.items())
+            for _, amount in sorted(buyer.unused().items())
         ]
         return Outcome(
             zone=self._scenario.tenant.zone,
@@ -338,6 +348,17 @@ def _of_a_subscription(
             return RemoveAddOn(subscription_id=id, add_on=add_on, at_period_end=at_end)
         case Cancel():
             return CancelSubscription(subscription_id=id, at_period_end=at_end)
+
+
+def _grant(verb: Give) -> GrantCredit:
+    return GrantCredit(
+        customer_id=CustomerId(verb.customer),
+        grant_id=verb.grant,
+        amount=verb.amount,
+        priority=verb.priority if verb.priority is not None else BALANCE_PRIORITY,
+        kind=CreditKind.PURCHASED if verb.purchased else CreditKind.GRANTED,
+        expires_at=verb.expires_at,
+    )
 
 
 def _place(envelope: EventEnvelope) -> bytes:

@@ -9,6 +9,8 @@
 2026-02-13        add        acme storage x 3                    at once | at period end
 2026-02-14        remove     acme storage
 2026-02-14        override   acme pro                            own prices, indented below
+2026-02-10        jurisdiction  acme US-NY
+2026-02-10        grant      acme 20.00 USD as PROMO             purchased, priority N, until TIME
 2026-02-15        cancel     acme at once                        at once | at period end
 2026-03-01        publish    newer.yaml                          or the sections, indented below
 2026-03-02        pay        000001
@@ -23,12 +25,16 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 
+from billing.errors import Rejected
+from billing.money import Money
 from services.scenario.verbs import (
     Add,
     Cancel,
     Change,
     Clock,
+    Give,
     Migrate,
     Override,
     Pay,
@@ -36,6 +42,7 @@ from services.scenario.verbs import (
     Redeem,
     Remove,
     Subscribe,
+    TaxIn,
     Use,
     Verb,
 )
@@ -46,6 +53,7 @@ _COMMENT = re.compile(r"\s#.*")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 _TIME = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?\Z", re.ASCII)
 _COUNT = re.compile(r"\d{1,3}(,\d{3})+\Z|\d+\Z", re.ASCII)
+_AMOUNT = re.compile(r"\d{1,15}(,\d{3})*(\.\d{1,12})?\Z", re.ASCII)
 _RANGE = re.compile(r"(?P<before>.*)\[(?P<first>\d{1,9})\.\.(?P<last>\d{1,9})\](?P<after>.*)\Z", re.ASCII)
 
 
@@ -260,6 +268,29 @@ def _cancel(words: _Words) -> Cancel:
     return Cancel(words.take("subscription"), _at_period_end(words, unsaid=True))
 
 
+def _give(words: _Words) -> Give:
+    customer, amount, currency = words.take("customer"), words.take("amount"), words.take("currency")
+    if not _AMOUNT.match(amount):
+        raise Unclear(Fault("invalid_type", f"{amount[:20]!r} is no amount such as 20.00", "grant.amount"))
+    try:
+        money = Money.exactly(Decimal(amount.replace(",", "")), currency)
+    except Rejected as e:
+        raise Unclear(Fault(e.code, e.detail, f"grant.{e.field}")) from e
+    grant, purchased, priority, expires_at = "grant", False, None, None
+    while words.left:
+        if words.after("as"):
+            grant = words.take("as")
+        elif words.after("priority"):
+            priority = _count(words.take("priority"), "grant.priority")
+        elif words.after("until"):
+            expires_at = words.time("until")
+        elif words.after("purchased"):
+            purchased = True
+        else:
+            break
+    return Give(customer, money, grant, purchased, priority, expires_at)
+
+
 def _publish(words: _Words) -> Publish:
     return Publish(words.left.pop(0) if words.left else "")
 
@@ -274,6 +305,8 @@ _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "usage": _use,
     "cancel": _cancel,
     "redeem": lambda words: Redeem(words.take("customer"), words.take("coupon")),
+    "jurisdiction": lambda words: TaxIn(words.take("customer"), words.take("jurisdiction")),
+    "grant": _give,
     "publish": _publish,
     "pay": lambda words: Pay(words.take("number")),
     "clock": lambda words: Clock(),
@@ -289,6 +322,8 @@ _USAGE = {
     "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
     "cancel": "cancel SUBSCRIPTION [at once | at period end]",
     "redeem": "redeem CUSTOMER COUPON",
+    "jurisdiction": "jurisdiction CUSTOMER CODE",
+    "grant": "grant CUSTOMER AMOUNT CURRENCY [as ID] [purchased] [priority N] [until TIME]",
     "publish": "publish [FILE], or the catalogue's sections indented below",
     "pay": "pay INVOICE-NUMBER",
     "clock": "clock",

@@ -28,7 +28,7 @@ from billing.pricing import PriceOverride
 from billing.tenant import RegisterTenant
 from services.catalog_file import BadCatalog, CatalogFile, override, read, to_utc
 from services.scenario.statements import Statement, Unclear, parse
-from services.scenario.verbs import Override, Publish, Subscribe, Use, Verb
+from services.scenario.verbs import Give, Override, Publish, Subscribe, Use, Verb
 from services.shapes import Fault
 
 RULE = "-" * 88
@@ -229,6 +229,8 @@ def _verb_in_utc(statement: Statement, zone: str) -> Verb:
     if isinstance(verb, Subscribe):
         starts_at = to_utc(verb.starts_at, zone) if verb.starts_at else None
         return replace(verb, starts_at=starts_at, ends_at=to_utc(verb.ends_at, zone) if verb.ends_at else None)
+    if isinstance(verb, Give) and verb.expires_at:
+        return replace(verb, expires_at=to_utc(verb.expires_at, zone))
     return verb
 
 

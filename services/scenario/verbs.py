@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from billing.money import Money
+
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
@@ -104,6 +106,27 @@ class Redeem:
 
 
 @dataclass(frozen=True, slots=True)
+class TaxIn:
+    """Have a customer be taxed in a jurisdiction."""
+
+    customer: str
+    jurisdiction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Grant a customer credit."""
+
+    customer: str
+    amount: Money
+    grant: str
+    purchased: bool = False
+    priority: int | None = None
+    expires_at: datetime | None = None
+    """Local; None for never."""
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Publish the next version of the price book."""
 
@@ -123,4 +146,19 @@ class Clock:
     """Let time pass; whatever falls due by then happens."""
 
 
-Verb = Subscribe | Change | Migrate | Add | Remove | Override | Use | Cancel | Redeem | Publish | Pay | Clock
+Verb = (
+    Subscribe
+    | Change
+    | Migrate
+    | Add
+    | Remove
+    | Override
+    | Use
+    | Cancel
+    | Redeem
+    | TaxIn
+    | Give
+    | Publish
+    | Pay
+    | Clock
+)

@@ -56,6 +56,8 @@ class Bad:
 TABLE = [
     Bad("an empty body", "/v1/customers", b"", 400, "malformed_json"),
     Bad("half a body", "/v1/customers", b'{"id":', 400, "malformed_json"),
+    Bad("an unknown locale", "/v1/customers", '{"id": "c", "locale": "klingon"}', 422, "unknown_locale", "locale"),
+    Bad("no place", "/v1/customers", '{"id": "c", "jurisdiction": "ny"}', 422, "invalid_jurisdiction", "jurisdiction"),
     Bad("a list", "/v1/customers", b"[]", 422, "invalid_type"),
     Bad("null", "/v1/customers", b"null", 422, "invalid_type"),
     Bad("bytes that are not UTF-8", "/v1/customers", b'{"id": "\xff"}', 400, "malformed_json"),

@@ -21,6 +21,21 @@ def test_a_customer_is_created_and_read(client: Client) -> None:
     assert (read.json()["name"], read.json()["provider"]) == ("Acme Ltd", "manual")
 
 
+def test_a_customer_is_taxed_and_credited_as_asked(client: Client) -> None:
+    a_customer(client)
+    assert client.put("/v1/customers/acme/jurisdiction", {"jurisdiction": "US-NY"}).json()["jurisdiction"] == "US-NY"
+    gift = {"id": "spring", "amount": "20.00", "currency": "USD", "priority": 3, "expires_at": "2099-01-01T00:00:00Z"}
+    made = client.post("/v1/customers/acme/credits", gift)
+    assert made.status_code == 201
+    (grant,) = made.json()["grants"]
+    assert (grant["id"], grant["left"]["decimal"], grant["priority"]) == ("spring", "20.00", 3)
+    assert [each["decimal"] for each in made.json()["credit"]] == ["20.00"]
+    again = client.post("/v1/customers/acme/credits", {**gift, "amount": "21.00"})
+    assert (again.status_code, again.json()["code"]) == (409, "grant_exists")
+    early = client.post("/v1/customers/acme/credits/spring/expiry", {})
+    assert (early.status_code, early.json()["code"]) == (409, "not_yet")
+
+
 def test_names_stay_out_of_the_log(edge: Edge, client: Client) -> None:
     client.post("/v1/customers", {"id": "acme", "name": "Ada Lovelace", "email": "ada@acme.example"})
     assert not any("Lovelace" in repr(each) or "ada@" in repr(each) for each in edge.handler.log)

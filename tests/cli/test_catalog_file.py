@@ -243,6 +243,8 @@ customers:
   - id: acme
     overrides:
       - {plan: pro, discount_percent: 10}
+    jurisdiction: US-NY
+    locale: de-DE
 subscriptions:
   - {id: s1, customer: acme, plan: pro, currency: EUR, add_ons: [{add_on: seats, quantity: 2}]}
 """
@@ -256,6 +258,7 @@ def test_currencies_phases_add_ons_and_own_prices_are_read() -> None:
     assert plan.phases[0].periods == 3
     assert file.price_book.add_ons[0].key == "seats"
     assert file.customers[0].overrides[0].discount_percent == Decimal(10)
+    assert (file.customers[0].jurisdiction, file.customers[0].locale) == ("US-NY", "de-DE")
     assert (file.subscriptions[0].currency, file.subscriptions[0].add_ons[0].quantity) == ("EUR", 2)
 
 
@@ -271,10 +274,12 @@ def test_currencies_phases_add_ons_and_own_prices_are_read() -> None:
         ("amount: 3.00", "amount: -3.00", (22, "add_ons[0].charges[0].model.amount")),
         ("{plan: pro, d", "{plan: gold, d", (26, "customers[0].overrides[0].plan")),
         ("discount_percent: 10", "discount_percent: 101", (26, "customers[0].overrides[0].discount_percent")),
-        ("plan: pro, currency: EUR", "plan: pro, currency: JPY", (28, "subscriptions[0].currency")),
-        ("plan: pro, currency: EUR", "plan: pro, currency: USD", (28, "subscriptions[0].add_ons[0].add_on")),
-        ("add_on: seats", "add_on: seat", (28, "subscriptions[0].add_ons[0].add_on")),
-        ("quantity: 2", "quantity: 0", (28, "subscriptions[0].add_ons[0].quantity")),
+        ("plan: pro, currency: EUR", "plan: pro, currency: JPY", (30, "subscriptions[0].currency")),
+        ("plan: pro, currency: EUR", "plan: pro, currency: USD", (30, "subscriptions[0].add_ons[0].add_on")),
+        ("add_on: seats", "add_on: seat", (30, "subscriptions[0].add_ons[0].add_on")),
+        ("US-NY", "New York", (27, "customers[0].jurisdiction")),
+        ("de-DE", "german", (28, "customers[0].locale")),
+        ("quantity: 2", "quantity: 0", (30, "subscriptions[0].add_ons[0].quantity")),
     ],
 )  # fmt: skip
 def test_a_mistake_in_them_is_named_with_its_line_and_field(old: str, new: str, fault: tuple[int, str]) -> None:

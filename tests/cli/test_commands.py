@@ -90,8 +90,8 @@ def outcomes(out: str) -> dict[str, str]:
 
 def test_a_catalogue_is_applied_once_and_is_then_so(tallybook: Run, tmp_path: Path) -> None:
     file = written(tmp_path)
-    code, out, _ = tallybook("catalog", "apply", file, "--json")
-    assert code == 0
+    code, out, err = tallybook("catalog", "apply", file, "--json")
+    assert code == 0, err
     first = outcomes(out)
     assert set(first.values()) == {"created"}
     assert len(first) == 5
@@ -129,6 +129,28 @@ def test_people_read_tenants_clock_keys_and_invoices(tallybook: Run, tmp_path: P
     assert tallybook("keys", "revoke", key)[0] == 0
     assert tallybook("keys", "revoke", key)[0] == 1
     assert tallybook("invoices", "list", "--json")[1].strip() == "[]"
+
+
+def test_people_change_what_a_customer_is_given_and_taxed(tallybook: Run, tmp_path: Path) -> None:
+    assert tallybook("catalog", "apply", written(tmp_path))[0] == 0
+    code, out, err = tallybook("customers", "jurisdiction", "acme", "US-NY", "--json")
+    assert (code, json.loads(out)["jurisdiction"]) == (0, "US-NY"), err
+    words = ("customers", "grant", "acme", "20.00", "USD", "--as", "spring", "--until", "2013-03-01")
+    assert "would grant 20.00 USD to acme; nothing changed" in tallybook(*words, "--dry-run")[1]
+    assert "acme: TEN; credit 20.00 USD; taxed by US-NY" in tallybook(*words)[1]
+    assert "USD" in tallybook("customers", "list")[1]
+    code, _, err = tallybook("customers", "expire", "acme", "spring")
+    assert (code, "ends at 2013-03-01" in err) == (1, True)
+    code, _, err = tallybook("customers", "grant", "acme", "0.001", "USD", "--as", "dust")
+    assert (code, "finer than USD" in err) == (1, True)
+
+
+def test_a_tenants_taxes_change_with_its_file(tallybook: Run, tmp_path: Path) -> None:
+    assert tallybook("catalog", "apply", written(tmp_path))[0] == 0
+    taxed = CATALOG.replace("  zone:", "  taxes: [{code: vat, percent: 5}]\n  zone:")
+    _, out, _ = tallybook("catalog", "apply", written(tmp_path, taxed), "--json")
+    assert outcomes(out)["tenant Shop"] == "changed"
+    assert tallybook("catalog", "apply", written(tmp_path, CATALOG))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,13 @@ def test_a_page_says_what_the_text_says(issued: IssuedInvoice) -> None:
         assert piece in page
 
 
+def test_a_page_writes_amounts_in_the_locale_of_who_pays(issued: IssuedInvoice) -> None:
+    page = as_html(replace(issued, buyer=Profile("Mesa Airlines", locale="de-DE")))
+    for piece in ("15.866,50\xa0$", "-1.586,65\xa0$", "16.037,12\xa0$"):
+        assert piece in page
+    assert "15,866.50" not in page
+
+
 def test_a_page_needs_nothing_from_elsewhere(issued: IssuedInvoice) -> None:
     page = as_html(issued)
     assert not re.search(r"(src|href)=|url[(]|@import|<script", page)

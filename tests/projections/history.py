@@ -18,8 +18,10 @@ from billing.ids import CustomerId, SubscriptionId, TenantId
 from billing.invoice import Awaited, InvoiceFinalized, IssueInvoice
 from billing.invoicing import BillingRun, PartitionPosition
 from billing.metering import Aggregation, Measured, Meter
+from billing.money import Money
 from billing.payment import DeclineKind, RecordPaymentDecline, RecordPaymentSuccess, StartPaymentAttempt
 from billing.plan_change import ChangePlan
+from billing.prepaid import GrantCredit
 from billing.price import Charge, Flat, PerUnit
 from billing.pricing import PriceOverride
 from billing.subscription import (
@@ -162,6 +164,12 @@ class History:
         lines = invoicing.lines(run, books, (), measured)
         return self.send(IssueInvoice(invoice_id=run.invoice_id, lines=lines))[0].event  # type: ignore[no-any-return]
 
+    def grant(self, customer: str, id: str, minor: int, **more: Any) -> History:
+        """Credit in dollars for a customer."""
+        amount = Money(minor, "USD")
+        self.send(GrantCredit(customer_id=CustomerId(customer), grant_id=id, amount=amount, **more))
+        return self
+
     def pay(self, invoice: InvoiceFinalized, attempt: int = 1) -> History:
         self.send(StartPaymentAttempt(invoice_id=invoice.invoice_id, attempt=attempt))
         self.send(
@@ -197,6 +205,7 @@ def a_quarter(tenant: str = "acme", customers: Sequence[str] = ("ann", "bob")) -
     history.issue_awaited(calls=7)
     history.close(customers[0])
     history.own_prices(customers[-1]).change_plan(customers[-1])
+    history.grant(customers[-1], "welcome", 500)
     return history
 
 

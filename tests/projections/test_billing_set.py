@@ -11,9 +11,11 @@ import psycopg
 import pytest
 
 from billing.catalog import PublishPriceBook
+from billing.customer import SetJurisdiction
 from billing.errors import CorruptHistory
+from billing.ids import CustomerId
 from billing.payment import DeclineKind
-from billing.tenant import Policies
+from billing.tenant import ChangeTenantSettings, Policies
 from infra import postgres
 from infra.settings import Settings
 from projections import (
@@ -105,6 +107,38 @@ def test_a_decline_and_its_retry_leave_two_attempts_and_one_collected_payment(po
         attempts = tx.execute("SELECT attempt, state, decline_code FROM payment_attempts ORDER BY attempt").fetchall()
         assert attempts == [(1, "declined", "insufficient_funds"), (2, "succeeded", None)]
         assert tx.execute("SELECT status, paid_minor FROM invoices").fetchall() == [("paid", invoice.total.minor)]
+
+
+def test_granted_credit_is_spent_and_what_expired_is_gone(pool: postgres.Pool) -> None:
+    history = History().register(taxes=()).subscribe("ann")
+    history.issue_awaited()
+    february = START + timedelta(days=31)
+    history.grant("ann", "first", 700, priority=1).grant("ann", "kept", 300)
+    history.grant("ann", "gone", 2000, expires_at=february, reason="spring")
+    history.issue(history.close("ann"))
+    project(pool, history)
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, "billing")
+        grants = tx.execute("SELECT grant_id, amount_minor, left_minor FROM customer_grants ORDER BY 1").fetchall()
+        assert grants == [("first", 700, 0), ("gone", 2000, 0), ("kept", 300, 300)]
+        assert tx.execute("SELECT currency, minor FROM customer_credits").fetchall() == [("USD", 300)]
+        assert tx.execute("SELECT credit_applied_minor FROM invoices WHERE serial = 2").fetchall() == [(2000,)]
+        books = {account: credit - debit for _, account, debit, credit in ledger.balances(tx, "acme")}
+        assert (books["customer_credit"], books["promotion"]) == (300, -2300)
+        assert tx.execute("SELECT count(*) FROM ledger_entries WHERE invoice_id IS NULL").fetchall() == [(8,)]
+
+
+def test_where_a_customer_is_taxed_and_how_a_tenant_bills_follow_their_changes(pool: postgres.Pool) -> None:
+    history = History().register().subscribe("ann")
+    history.send(SetJurisdiction(customer_id=CustomerId("ann"), jurisdiction="US-NY"))
+    policies = Policies(payment_terms_days=14, number_prefix="N-", retry_days=(2,), invoice_grace_minutes=5)
+    history.send(ChangeTenantSettings(policies=policies))
+    project(pool, history)
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, "billing")
+        assert tx.execute("SELECT jurisdiction FROM customers").fetchall() == [("US-NY",)]
+        changed = "SELECT payment_terms_days, number_prefix, retry_days, invoice_grace_minutes FROM tenants"
+        assert tx.execute(changed).fetchall() == [(14, "N-", [2], 5)]
 
 
 def test_a_hard_decline_leaves_an_exhausted_payment_and_an_open_invoice(pool: postgres.Pool) -> None:

@@ -62,7 +62,7 @@ def test_a_rebuild_from_the_log_gives_every_row_again(projected: Settings, pool:
     assert [each for each in tables.values() if each.differing] == []
     assert tables["invoices"].rows == 8 * len(TENANTS)
     assert tables["tenants"].rows == len(TENANTS)
-    assert {table for table, each in tables.items() if not each.rows} == {"customer_credits"}
+    assert {table for table, each in tables.items() if not each.rows} == set()
 
 
 def test_one_amount_changed_by_hand_is_found(projected: Settings, pool: postgres.Pool) -> None:
@@ -83,7 +83,7 @@ def test_a_row_that_was_removed_and_one_that_was_invented_are_found(projected: S
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
         tx.execute("DELETE FROM runs WHERE invoice_id = (SELECT min(invoice_id) FROM runs)")
-        tx.execute("INSERT INTO customer_credits (tenant_id, customer_id, currency, minor) VALUES ('acme','x','USD',1)")
+        tx.execute("INSERT INTO customer_credits (tenant_id, customer_id, currency, minor) VALUES ('acme','x','EUR',1)")
     tables = compared(projected, pool)
     assert {t: (c.missing, c.unexplained) for t, c in tables.items() if c.differing} == {
         "runs": (1, 0),
