@@ -1,4 +1,4 @@
-"""`tallybook usage`: events from a file to Kafka, through the SDK, and the way of one of them."""
+"""`tallybook usage`: events from a file to Kafka, through the SDK, and the fate of one of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from infra.errors import Transient
 from infra.settings import Settings
-from services import cli_world
+from services import cli_usage_query, cli_usage_rejected, cli_world
+from services.cli_usage_rejected import position
 from services.usage_file import Fault, Format, Line, format_of, read
-from services.usage_trace import trace
+from services.usage_trace import Trace, fate_of
 from tallybook_sdk import Delivery, NotDelivered, Unreachable, UsageProducer
 
 SHOWN_MAX = 20
@@ -42,10 +43,12 @@ class Sent:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `usage send`."""
+    """Add `usage`."""
     group = typer.Typer(help="Usage events.", no_args_is_help=True)
     app.add_typer(group, name="usage")
     group.command()(show)
+    cli_usage_query.register(group)
+    cli_usage_rejected.register(group)
 
     @group.command()
     def send(
@@ -79,17 +82,24 @@ def show(
     tenant: Annotated[str | None, typer.Option(help="Needed if there is more than one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show the way of one event: its place in the log, what it measured, and which invoices bill it."""
+    """Show the fate of one event: its place in the log, what it measured, which invoices bill it, or why none will."""
     with cli_world.reading(cli_world.settings()) as tx:
-        found = trace(tx, cli_world.the_tenant(tx, tenant), source, id)
+        found = fate_of(tx, cli_world.the_tenant(tx, tenant), source, id)
     if as_json:
         print(json.dumps(asdict(found), default=str))
         return
     print(f"event     {found.source} {found.id}")
+    if found.counted is not None:
+        _show_counted(found.counted)
+    for each in found.refusals:
+        blamed = f"{each.field}: " if each.field else ""
+        print(f"{each.fate:<9} {position(each.place)}: {each.reason}, {blamed}{each.detail}")
+
+
+def _show_counted(found: Trace) -> None:
+    at = found.place
     print(f"customer  {found.customer}, {found.time.isoformat()}")
-    print(
-        f"log       usage.events partition {found.partition}, offset {found.offset}, event {found.index} of its batch"
-    )
+    print(f"log       usage.events partition {at.partition}, offset {at.offset}, event {at.batch_index} of its batch")
     for each in found.contributions:
         value = each.text if each.number is None else f"{each.number.normalize():f}"
         split = ", ".join(f"{name} {value}" for name, value in each.dimensions.items())
@@ -99,7 +109,7 @@ def show(
     for bill in found.billed:
         print(f"billed    {bill.number or bill.invoice_id}{' as late usage' if bill.late else ''}")
     if found.subscribed and not found.billed:
-        print("billed    not yet")
+        print(f"billed    not yet{': it came late, the next invoice has it' if found.late else ''}")
 
 
 def check(lines: Iterator[Line]) -> Sent:

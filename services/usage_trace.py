@@ -1,28 +1,34 @@
-"""One usage event from the log to the invoice: where it lies, what it measured, and which invoices billed it."""
+"""The fate of a usage event: counted or refused and why, where it lies, what it measured, and which invoices billed it.
+
+An event is (source, id). Its copies have no place of their own: a second one with the same content is a duplicate,
+which `usage_fate` counts, and one with other content is a conflict, told here among the refusals.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from enum import StrEnum
 
 from billing.errors import Rejected
 from billing.invoicing import BillingRun, PartitionPosition
 from infra.postgres import Cursor
-from projections import generation
+from projections import generation, usage_events
+from projections.usage_events import Contribution, Counted, Place, Refused
 from schemas.codec import decode_event
 from services.usage_intake import identity_of
 
+REFUSALS_MAX = 20  # of one event; an event that was sent and refused more often shows the newest
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """What the event added to one meter."""
 
-    meter: str
-    dimensions: dict[str, str]
-    number: Decimal | None
-    text: str | None
+class Fate(StrEnum):
+    """What became of an event."""
+
+    COUNTED = "counted"
+    UNMATCHED = "unmatched"
+    CONFLICT = "conflict"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,101 +44,98 @@ class Billed:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The way of one event."""
+    """The way of a counted event."""
 
-    source: str
-    id: str
     customer: str
     time: datetime
-    partition: int
-    offset: int
-    index: int
-    """Place in its batch, from 0."""
+    place: Place
     contributions: tuple[Contribution, ...]
     subscribed: bool
     """False: no subscription covers the event's time; it is unmatched and never billed."""
+    late: bool
+    """True if it came after the period of its time was closed."""
     billed: tuple[Billed, ...]
 
+    @property
+    def fate(self) -> Fate:
+        """Counted, or counted but matched by no subscription."""
+        return Fate.COUNTED if self.subscribed else Fate.UNMATCHED
 
-def trace(tx: Cursor, tenant: str, source: str, id: str) -> Trace:
-    """The way of the event (`source`, `id`) of `tenant`. `tx` reads the current projections.
+
+@dataclass(frozen=True, slots=True)
+class EventFate:
+    """What became of (source, id)."""
+
+    source: str
+    id: str
+    fate: Fate
+    """Of the copy that counted; if none did, of the newest one."""
+    counted: Trace | None
+    refusals: tuple[Refused, ...]
+    """Newest first."""
+
+
+def fate_of(tx: Cursor, tenant: str, source: str, id: str) -> EventFate:
+    """What became of the event (`source`, `id`) of `tenant`. `tx` reads the current projections.
 
     Raises:
-        Rejected: no such event is counted; it may have been rejected, or not have arrived.
+        Rejected: unknown_event: nothing is known of it.
     """
     generation.enter_all(tx)
-    row = tx.execute(_IDENTITY, {"tenant": tenant, "identity": identity_of(source, id)}).fetchone()
-    if row is None:
-        raise Rejected("unknown_event", f"no event ({source}, {id}) is counted for tenant {tenant}", field="id")
-    customer, time, partition, offset, index = row
-    at = {
-        "tenant": tenant,
-        "customer": customer,
-        "time": time,
-        "partition": partition,
-        "offset": offset,
-        "index": index,
-    }
-    contributions = tuple(
-        Contribution(meter, dict(zip(names, values, strict=True)), number, text)
-        for meter, names, values, number, text in tx.execute(_VALUES, at).fetchall()
-    )
-    subscribed = tx.execute(_SUBSCRIBED, at).fetchone() is not None
-    return Trace(
-        source=source,
-        id=id,
-        customer=customer,
-        time=time,
-        partition=partition,
-        offset=offset,
-        index=index,
-        contributions=contributions,
-        subscribed=subscribed,
-        billed=tuple(_billed(tx, at, time, partition, offset)),
-    )
+    found = usage_events.found(tx, tenant, identity_of(source, id))
+    refusals = tuple(usage_events.refused(tx, tenant, source=source, id=id, limit=REFUSALS_MAX))
+    if found is None and not refusals:
+        said = f"no event ({source}, {id}) was counted or refused; it may not have arrived yet"
+        raise Rejected("unknown_event", said, field="id")
+    counted = None if found is None else traces(tx, tenant, [found])[0]
+    return EventFate(source, id, counted.fate if counted else Fate(refusals[0].fate), counted, refusals)
 
 
-def _billed(tx: Cursor, at: dict[str, object], time: datetime, partition: int, offset: int) -> Iterator[Billed]:
-    for invoice_id, number, body in tx.execute(_RUNS, at).fetchall():
-        run: BillingRun = decode_event(bytes(body)).event.run
-        if not _below(run.cut.positions, partition, offset):
-            continue
-        if run.arrears is not None and time in run.arrears.period:
-            yield Billed(invoice_id, number, late=False)
-        for each in run.late:
-            if time in each.span.period and not _below(each.since, partition, offset):
-                yield Billed(invoice_id, number, late=True)
+def traces(tx: Cursor, tenant: str, events: Sequence[Counted]) -> list[Trace]:
+    """The way of each of `events`, in their order."""
+    measured = usage_events.contributions(tx, tenant, events)
+    runs = {each: _runs(tx, tenant, each, events) for each in {event.customer for event in events}}
+    made = []
+    for event in events:
+        billed, late = _billing(runs[event.customer], event)
+        told = measured.get(event.place, ())
+        made.append(Trace(event.customer, event.time, event.place, told, event.subscribed, late, billed))
+    return made
 
 
-def _below(positions: tuple[PartitionPosition, ...], partition: int, offset: int) -> bool:
-    return any(each.partition == partition and offset < each.offset for each in positions)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    invoice_id: str
+    number: str | None
+    run: BillingRun
 
 
-_IDENTITY = """
-SELECT customer_id, event_time, partition, record_offset, batch_index
-  FROM usage_identity
- WHERE tenant_id = %(tenant)s AND identity = %(identity)s
-"""
+def _runs(tx: Cursor, tenant: str, customer: str, events: Iterable[Counted]) -> list[_Run]:
+    """What billed the customer's usage since the oldest of its `events`, in order."""
+    oldest = min(each.time for each in events if each.customer == customer)
+    rows = tx.execute(_RUNS, {"tenant": tenant, "customer": customer, "time": oldest}).fetchall()
+    return [_Run(id, number, decode_event(bytes(body)).event.run) for id, number, body in rows]
 
-_VALUES = """
-SELECT s.meter, s.dimension_names, s.dimension_values, v.number, v.text_value
-  FROM usage_series s
-  JOIN usage_value v USING (tenant_id, series)
- WHERE s.tenant_id = %(tenant)s
-   AND s.customer_id = %(customer)s
-   AND v.event_time = %(time)s
-   AND (v.partition, v.record_offset, v.batch_index) = (%(partition)s, %(offset)s, %(index)s)
- ORDER BY s.meter
-"""
 
-_SUBSCRIBED = """
-SELECT 1
-  FROM subscriptions
- WHERE tenant_id = %(tenant)s
-   AND customer_id = %(customer)s
-   AND starts_at <= %(time)s
-   AND %(time)s < coalesce(ended_at, 'infinity')
-"""
+def _billing(runs: Iterable[_Run], event: Counted) -> tuple[tuple[Billed, ...], bool]:
+    """The invoices that bill the event, and whether it came after the period of its time was closed."""
+    billed, late = [], False
+    for each in runs:
+        run = each.run
+        is_below = _below(run.cut.positions, event.place)
+        if run.arrears is not None and event.time in run.arrears.period:
+            late = late or not is_below
+            if is_below:
+                billed.append(Billed(each.invoice_id, each.number, late=False))
+        for again in run.late:
+            if is_below and event.time in again.span.period and not _below(again.since, event.place):
+                billed.append(Billed(each.invoice_id, each.number, late=True))
+    return tuple(billed), late
+
+
+def _below(positions: tuple[PartitionPosition, ...], place: Place) -> bool:
+    return any(each.partition == place.partition and place.offset < each.offset for each in positions)
+
 
 _RUNS = """
 SELECT r.invoice_id, i.number, r.body

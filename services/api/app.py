@@ -24,13 +24,26 @@ from services.api import (
     reservations,
     subscriptions,
     usage,
+    usage_reads,
 )
 from services.api.callers import Callers
 from services.api.parts import Parts, trace_id
 from services.api.problems import MEDIA_TYPE, Problem, ProblemBody, install
 
 VERSION = "1"
-ROUTERS = (customers, subscriptions, price_books, invoices, money, clock, usage, reservations, entitlements, operations)
+ROUTERS = (
+    customers,
+    subscriptions,
+    price_books,
+    invoices,
+    money,
+    clock,
+    usage,
+    usage_reads,
+    reservations,
+    entitlements,
+    operations,
+)
 
 _REQUESTS = telemetry.counter("api_requests_total", "Requests answered.", "method", "route", "status")
 _SECONDS = telemetry.histogram("api_request_seconds", "Time until the answer.", "method", "route")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
@@ -20,12 +20,14 @@ from infra import postgres
 from infra.clock import Clock
 from infra.postgres import Cursor, Pool
 from projections import tenants
+from projections.usage_events import Place
 from services.api.cursors import Cursors
 from services.api.problems import Problem, of_rejection
 from services.api_keys import Caller
 from services.entitlements import Answer
 from services.read_models import entered
 from services.reservations import Reservations
+from services.usage_log import RawEvent
 
 POSITION = "Tallybook-Position"
 REPLAYED = "Idempotency-Replayed"
@@ -57,6 +59,17 @@ class UsageSink(Protocol):
         """
 
 
+class UsageRecords(Protocol):
+    """Reads usage again where the log has it."""
+
+    def events(self, places: Iterable[Place]) -> Mapping[Place, RawEvent]:
+        """The events at `places`; one that the log has not any more is missing.
+
+        Raises:
+            Transient: the log did not answer in time.
+        """
+
+
 class Entitlements(Protocol):
     """Answers whether a customer may use a feature."""
 
@@ -71,6 +84,7 @@ class Parts:
     pool: Pool
     commands: Commands
     usage: UsageSink
+    usage_log: UsageRecords
     entitlements: Entitlements
     reservations: Reservations
     cursors: Cursors

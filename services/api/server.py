@@ -20,6 +20,7 @@ from services.api.usage_publisher import UsagePublisher
 from services.commands import CommandClient
 from services.entitlements import Entitlements
 from services.reservations import Reservations
+from services.usage_log import UsageLog
 
 log = telemetry.logger("services.api")
 
@@ -41,6 +42,7 @@ def serve(settings: Settings) -> int:
     cache = RedisCache(settings)
     checks = postgres.api_pool(settings, size=CHECKS_POOL_SIZE, patience=CHECKS_PATIENCE)
     usage = UsagePublisher(KafkaConfig.of(settings), clock)
+    usage_log = UsageLog(KafkaConfig.of(settings))
     try:
         with CommandClient(settings, clock=clock) as commands:
             commands.listen()
@@ -48,6 +50,7 @@ def serve(settings: Settings) -> int:
                 pool=pool,
                 commands=commands,
                 usage=usage,
+                usage_log=usage_log,
                 entitlements=Entitlements(cache, checks, clock),
                 reservations=Reservations(pool),
                 quick=checks,
@@ -69,6 +72,7 @@ def serve(settings: Settings) -> int:
             uvicorn.Server(config).run()
     finally:
         usage.close()
+        usage_log.close()
         cache.close()
         checks.close()
         pool.close()

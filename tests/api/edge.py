@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,6 +25,7 @@ from infra.clock import SystemClock
 from infra.settings import Settings
 from projections import generation
 from projections.billing_set import apply_all
+from projections.usage_events import Place
 from services import api_keys
 from services.api.app import create_app
 from services.api.cursors import Cursors
@@ -32,7 +33,9 @@ from services.api.parts import Parts
 from services.api.server import cursor_secret
 from services.entitlements import Answer
 from services.reservations import Reservations
+from services.usage_log import RawEvent, event_in
 from tests.invoicing.handler import MemoryHandler
+from tests.usage.making import Log
 
 BOOK = PublishPriceBook(
     meters=(
@@ -72,6 +75,18 @@ class Broker:
 
 
 @dataclass
+class Records:
+    """Reads usage again from logs that were written by hand."""
+
+    logs: list[Log] = field(default_factory=list)
+
+    def events(self, places: Iterable[Place]) -> dict[Place, RawEvent]:
+        records = {(log.partition, record.offset): record for log in self.logs for record in log.records}
+        found = {each: event_in(records[each[:2]], each.batch_index) for each in places if each[:2] in records}
+        return {place: event for place, event in found.items() if event is not None}
+
+
+@dataclass
 class Granted:
     """Answers entitlements from a table."""
 
@@ -90,6 +105,7 @@ class Edge:
         self.pool = postgres.api_pool(settings)
         self.handler = MemoryHandler(SystemClock().now)
         self.broker = Broker()
+        self.usage_log = Records()
         self.entitlements = Granted()
         self.lagging = False
         """True: what is decided from now on is not projected."""
@@ -98,6 +114,7 @@ class Edge:
             pool=self.pool,
             commands=self.handler,  # type: ignore[arg-type]  # it names its parameters alike
             usage=self.broker,
+            usage_log=self.usage_log,
             entitlements=self.entitlements,
             reservations=Reservations(self.pool),
             cursors=Cursors(cursor_secret(self.pool)),

@@ -19,6 +19,7 @@ from services.usage_aggregator import UsageStore, placing
 from tests.projections.history import CALLS
 
 SENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
+BOUNDS = UsageBounds(oldest_days=4000, ahead_minutes=600_000)
 
 
 def calls(customer: str, count: int, at: datetime, prefix: str = "") -> list[UsageEvent]:
@@ -38,27 +39,29 @@ def calls(customer: str, count: int, at: datetime, prefix: str = "") -> list[Usa
 
 def measure_from_now_on(settings: Settings, tenant: str, clock: datetime) -> None:
     """The control record that tells every partition what to measure."""
-    bounds = UsageBounds(oldest_days=4000, ahead_minutes=600_000)
-    control = UsageControl(tenant=TenantId(tenant), version=1, meters=(CALLS,), bounds=bounds, clock=clock)
-    _send(settings, tenant, control, range(settings.usage_partitions))
+    control = UsageControl(tenant=TenantId(tenant), version=1, meters=(CALLS,), bounds=BOUNDS, clock=clock)
+    append(settings, tenant, control, range(settings.usage_partitions))
 
 
 def send(settings: Settings, tenant: str, events: Sequence[UsageEvent]) -> tuple[PartitionPosition, ...]:
     """Append a batch; the end of the tenant's partition after it."""
     partition = partition_for(tenant, settings.usage_partitions)
-    _send(settings, tenant, UsageBatch(tenant=TenantId(tenant), events=tuple(events)), [partition])
+    append(settings, tenant, UsageBatch(tenant=TenantId(tenant), events=tuple(events)), [partition])
     end = kafka.end_offsets(KafkaConfig.of(settings), usage.TOPIC, [partition])[partition]
     return (PartitionPosition(partition=partition, offset=end),)
 
 
-def _send(settings: Settings, tenant: str, message: UsageBatch | UsageControl, partitions: Iterable[int]) -> None:
-    value = encode_usage(message)
+def append(
+    settings: Settings, tenant: str, message: UsageBatch | UsageControl | bytes, partitions: Iterable[int]
+) -> None:
+    """Append one record to each of `partitions`; bytes as they are, whatever they hold."""
+    value = message if isinstance(message, bytes) else encode_usage(message)
     named = headers(
         id="test",
         type=f"tallybook.usage.{type(message).__name__}",
         source="test",
         time=SENT_AT,
-        schema=fingerprint_of(value),
+        schema="" if isinstance(message, bytes) else fingerprint_of(value),
         tenant=tenant,
     )
     producer = Producer(KafkaConfig.of(settings))

@@ -1,0 +1,113 @@
+"""Single records of the usage log, read again: the texts of an event are there, and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+from infra.errors import Transient
+from infra.kafka import Consumer, KafkaConfig, Record
+from projections.usage import TOPIC
+from projections.usage_events import Place
+from schemas.codec import UsageRecords, decode_usage_records
+from schemas.errors import DecodeError
+
+PATIENCE_S: Final = 5.0
+_GAP_MAX: Final = 200  # records between two wanted ones that are read rather than skipped by a new fetch
+# A page wants few records here and there; by default the client would fetch far ahead of each.
+_SPARSE: Final[Mapping[str, Any]] = {"queued.min.messages": 1, "queued.max.messages.kbytes": 4_096}
+
+RawEvent = Mapping[str, Any]
+"""An event as it stands in the log: id, source, type, customer, time (microseconds since 1970), properties."""
+
+
+class UsageLog:
+    """Reads records at given positions. Any number of threads may ask; one is served at a time."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._consumer: Consumer | None = None
+
+    def events(self, places: Iterable[Place]) -> dict[Place, RawEvent]:
+        """The events at `places`; one that the log has not any more, or that cannot be read, is missing.
+
+        Raises:
+            Transient: Kafka did not answer in time.
+        """
+        wanted = list(places)
+        records = self.records((each.partition, each.offset) for each in wanted)
+        made: dict[Place, RawEvent] = {}
+        for place in wanted:
+            record = records.get((place.partition, place.offset))
+            event = None if record is None else event_in(record, place.batch_index)
+            if event is not None:
+                made[place] = event
+        return made
+
+    def records(self, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Record]:
+        """The records at these partitions and offsets; those that the log has not any more are missing.
+
+        Raises:
+            Transient: Kafka did not answer in time.
+        """
+        by_partition: dict[int, list[list[int]]] = {}
+        for partition, offset in sorted(set(wanted)):
+            runs = by_partition.setdefault(partition, [])
+            if runs and offset - runs[-1][-1] <= _GAP_MAX:
+                runs[-1].append(offset)
+            else:
+                runs.append([offset])
+        with self._lock:
+            if self._consumer is None:
+                group = f"usage-log-{uuid4().hex}"
+                self._consumer = Consumer(self._config, group, reset="earliest", **_SPARSE)
+            deadline = time.monotonic() + PATIENCE_S
+            made: dict[tuple[int, int], Record] = {}
+            while by_partition:
+                made |= self._read({partition: runs.pop(0) for partition, runs in by_partition.items()}, deadline)
+                by_partition = {partition: runs for partition, runs in by_partition.items() if runs}
+            return made
+
+    def close(self) -> None:
+        """Let go of the brokers."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+
+    def _read(self, wanted: dict[int, list[int]], deadline: float) -> dict[tuple[int, int], Record]:
+        """One run of ascending offsets of each partition."""
+        assert self._consumer is not None
+        self._consumer.assign({(TOPIC, partition): offsets[0] for partition, offsets in wanted.items()})
+        open_ = {partition: (set(offsets), offsets[-1]) for partition, offsets in wanted.items()}
+        made = {}
+        while open_:
+            for record in self._consumer.poll(500, 0.1):
+                if record.partition not in open_:
+                    continue
+                offsets, last = open_[record.partition]
+                if record.offset in offsets:
+                    made[record.partition, record.offset] = record
+                if record.offset >= last:
+                    del open_[record.partition]
+            for _, partition in [each for each in self._consumer.at_end if each[1] in open_]:
+                del open_[partition]
+            if open_ and time.monotonic() > deadline:
+                raise Transient(f"Kafka: {TOPIC} could not be read within {PATIENCE_S:g} s")
+        return made
+
+
+def event_in(record: Record, index: int) -> RawEvent | None:
+    """The event at `index` of the record's batch; None if it cannot be read."""
+    try:
+        content = decode_usage_records(record.value)
+    except DecodeError:
+        return None
+    if not isinstance(content, UsageRecords) or not 0 <= index < len(content.events):
+        return None
+    event: RawEvent = content.events[index]
+    return event
