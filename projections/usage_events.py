@@ -244,7 +244,7 @@ SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index,
 
 _CONTRIBUTIONS = """
 SELECT v.partition, v.record_offset, v.batch_index,
-       s.meter, s.dimension_names, s.dimension_values, v.number, v.text_value
+       s.meter, s.dimension_names, s.dimension_values, trim_scale(v.number), v.text_value
   FROM unnest(%(customers)s::text[], %(times)s::timestamptz[], %(partitions)s::integer[], %(offsets)s::bigint[],
               %(indexes)s::integer[]) AS e (customer_id, event_time, partition, record_offset, batch_index)
   JOIN usage_series s ON s.tenant_id = %(tenant)s AND s.customer_id = e.customer_id
