@@ -30,6 +30,8 @@ FAILPOINTS = (
     "usage.after_copy",
     "usage.before_commit",
     "usage.after_commit",
+    "import.after_save",
+    "recount.before_commit",
     "meters.before_commit",
     "meters.after_commit",
     "projector.after_poll",

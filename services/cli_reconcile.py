@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from infra.settings import Settings
+from services import cli_reconcile_hours
 from services.reconcile import Reconciliation, reconcile
 
 DIFFERENCES = 1
@@ -29,6 +31,10 @@ def register(app: typer.Typer) -> None:
     @app.command("reconcile")
     def run(
         tenant: Annotated[str | None, typer.Option(help="Report only this one.")] = None,
+        hours: Annotated[
+            bool, typer.Option("--hours", help="By hour, from the count that `recount` keeps: at once.")
+        ] = False,
+        last: Annotated[int, typer.Option(min=1, help="With --hours: how many of them are shown.")] = 24,
         as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
     ) -> None:
         """Count the usage log again and hold it against what was counted and billed. Changes nothing.
@@ -36,6 +42,9 @@ def register(app: typer.Typer) -> None:
         Exit code 0: everything balances; 1: there are differences.
         """
         settings = Settings.from_env(os.environ)
+        if hours:
+            adds_up = cli_reconcile_hours.report(settings, tenant, timedelta(hours=last), as_json=as_json)
+            raise typer.Exit(0 if adds_up else DIFFERENCES)
         report = _with_progress(settings, tenant, quiet=as_json)
         if as_json:
             print(json.dumps(dataclasses.asdict(report) | {"balanced": report.balanced}))

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import IO, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from infra.errors import Transient
 from infra.settings import Settings
-from services import cli_usage_query, cli_usage_rejected, cli_world
+from services import cli_usage_import, cli_usage_query, cli_usage_rejected, cli_world
+from services.cli_usage_import import QUIET, with_progress
 from services.cli_usage_rejected import position
 from services.usage_file import Fault, Format, Line, format_of, read
 from services.usage_trace import Trace, fate_of
 from tallybook_sdk import Delivery, NotDelivered, Unreachable, UsageProducer
 
 SHOWN_MAX = 20
-_QUIET = {"log_level": 2}  # what fails is reported below, once
 REFUSED = 1
 
 
@@ -47,6 +45,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Usage events.", no_args_is_help=True)
     app.add_typer(group, name="usage")
     group.command()(show)
+    cli_usage_import.register(group)
     cli_usage_query.register(group)
     cli_usage_rejected.register(group)
 
@@ -70,7 +69,7 @@ def register(app: typer.Typer) -> None:
         if known is None:
             raise typer.BadParameter("give --format csv or --format jsonl", param_hint="FILE")
         with path.open("rb") as file:
-            lines = _with_progress(read(file, known, source), path, quiet=as_json)
+            lines = with_progress(read(file, known, source), path, quiet=as_json)
             sent = check(lines) if dry_run else deliver(lines, tenant, source, Settings.from_env(os.environ))
         _report(sent, dry_run, as_json)
         raise typer.Exit(0 if sent.is_complete else REFUSED)
@@ -140,7 +139,7 @@ def deliver(lines: Iterator[Line], tenant: str, source: str, settings: Settings)
     client = settings.kafka_client()
     bootstrap = client.pop("bootstrap.servers")
     producer = UsageProducer(
-        bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **_QUIET}
+        bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **QUIET}
     )
     try:
         producer.check()
@@ -156,22 +155,6 @@ def deliver(lines: Iterator[Line], tenant: str, source: str, settings: Settings)
     except NotDelivered as error:
         sent.not_delivered["no answer in time"] = error.waiting
     return sent
-
-
-def _with_progress(lines: Iterator[Line], path: Path, *, quiet: bool) -> Iterator[Line]:
-    """The same lines, with a bar on a terminal."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield from lines
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task(f"sending {path.name}", total=path.stat().st_size)
-        for line in lines:
-            if line.number % 1000 == 0:
-                bars.update(task, completed=line.end)
-            yield line
-        bars.update(task, completed=path.stat().st_size)
 
 
 def _report(sent: Sent, dry_run: bool, as_json: bool) -> None:

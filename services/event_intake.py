@@ -158,7 +158,7 @@ class EventIntake:
         for (topic, partition), end in sorted(ends.items()):
             at: dict[str, Any] = {"consumer": self._name, "topic": topic, "partition": partition}
             expected = self._next[topic, partition]
-            if tx.execute(_MOVE, {**at, "end": end, "expected": expected}).rowcount != 1:
+            if tx.execute(MOVE_PLACE, {**at, "end": end, "expected": expected}).rowcount != 1:
                 raise Conflict(f"{topic}[{partition}] is not at {expected}: another process moved it")
 
     def _assigned(self, positions: list[Position]) -> dict[Position, int]:
@@ -200,8 +200,7 @@ SELECT topic, partition, next_offset
  WHERE consumer = %s
 """
 
-# No row changes if another process moved the place: the caller rolls back.
-_MOVE = """
+MOVE_PLACE: Final = """
 INSERT INTO app.consumer_offset (consumer, topic, partition, next_offset)
 SELECT %(consumer)s, %(topic)s, %(partition)s, %(end)s
  WHERE %(expected)s = 0
@@ -211,6 +210,7 @@ SELECT %(consumer)s, %(topic)s, %(partition)s, %(end)s
    SET next_offset = EXCLUDED.next_offset, moved_at = now()
  WHERE consumer_offset.next_offset = %(expected)s
 """
+"""Moves a consumer's place. No row changes if another process moved it: the caller rolls back."""
 
 
 def consumer(settings: Settings, group: str) -> Consumer:

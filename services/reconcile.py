@@ -146,7 +146,7 @@ def _received(
     done, total = 0, sum(positions.values())
     for records in kafka.scan(config, usage.TOPIC, starts, positions):
         for record in records:
-            tenant, events = _events_in(record)
+            tenant, events = events_in(record)
             if events:
                 received[tenant] += events
         done += len(records)
@@ -154,7 +154,7 @@ def _received(
     return received
 
 
-def _events_in(record: Record) -> tuple[str, int]:
+def events_in(record: Record) -> tuple[str, int]:
     """The tenant that a record tells and how many events it holds; what cannot be read counts as one."""
     try:
         content = decode_usage_records(record.value)

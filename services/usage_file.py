@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -44,8 +44,26 @@ class Line:
 
     number: int
     end: int
-    """Bytes of the file read so far, about."""
+    """Bytes of the file up to its end."""
     event: UsageEvent | Fault
+    text: str
+    """As it stands in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a file was read."""
+
+    line: int
+    """Lines that were read; 0: none."""
+    bytes: int
+    """Their length."""
+
+
+BEGINNING = Mark(0, 0)
+
+MakeId = Callable[[int, str], str]
+"""Makes an id from a line's number and its text."""
 
 
 def format_of(path: Path) -> Format | None:
@@ -53,47 +71,63 @@ def format_of(path: Path) -> Format | None:
     return {".csv": Format.CSV, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}.get(path.suffix.lower())
 
 
-def read(file: IO[bytes], form: Format, source: str) -> Iterator[Line]:
+def read(
+    file: IO[bytes], form: Format, source: str, *, after: Mark = BEGINNING, make_id: MakeId | None = None
+) -> Iterator[Line]:
     """Every event in `file`, or its fault. `source` stands in where a line has none. Empty lines are passed over.
 
     CSV: the header names `id,type,customer,time`, maybe `source`; all other columns are properties, empty cells none.
-    JSON Lines: the same names, with `properties` an object of texts and numbers.
+    JSON Lines: the same names, with `properties` an object of texts and numbers. `after`: read on behind this line.
+    `make_id` makes an id where a line has none; without it, that is a fault.
     """
-    counted = _Counted(file)
-    rows = _csv_rows(counted) if form is Format.CSV else _json_rows(counted)
+    counted = _Counted(file, after)
+    needed = REQUIRED if make_id is None else tuple(name for name in REQUIRED if name != "id")
+    rows = _csv_rows(counted, needed) if form is Format.CSV else _json_rows(counted)
     for number, row in rows:
+        if not isinstance(row, Fault) and make_id is not None and row.get("id") in (None, ""):
+            row = {**row, "id": make_id(number, counted.text)}
         made = row if isinstance(row, Fault) else _event(number, row, source)
-        yield Line(number, counted.bytes, made)
+        yield Line(number, counted.bytes, made, counted.text)
 
 
 class _Counted:
     """Lines as text, and how many bytes they took. What is not UTF-8 becomes surrogates, which no field accepts."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], after: Mark) -> None:
         self._file = file
+        self._after = after
         self.bytes = 0
         self.number = 0
+        self.text = ""
+
+    def skip(self) -> None:
+        """Go on behind the mark; whatever stands before it was read by somebody else."""
+        if self._after.bytes > self.bytes:
+            self._file.seek(self._after.bytes)
+            self.bytes, self.number = self._after.bytes, self._after.line
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._file:
+        for line in iter(self._file.readline, b""):
             self.bytes += len(line)
             self.number += 1
             text = line.decode("utf-8", "surrogateescape")
-            yield text.removeprefix("\ufeff") if self.number == 1 else text
+            self.text = text.removeprefix("\ufeff") if self.number == 1 else text
+            yield self.text
 
 
-def _csv_rows(lines: _Counted) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
+def _csv_rows(lines: _Counted, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
     texts = iter(lines)
     try:
         header = next(csv.reader([next(texts, "")], strict=True), [])
     except csv.Error as error:
         yield 1, Fault(1, "", f"the header is no CSV: {error}")
         return
-    missing = [name for name in REQUIRED if name not in header]
+    missing = [name for name in needed if name not in header]
     if missing or len(set(header)) != len(header):
         said = f"the header lacks {', '.join(missing)}" if missing else "the header names a column twice"
         yield 1, Fault(1, missing[0] if missing else "", said)
         return
+    lines.skip()
     for text in texts:
         number = lines.number
         try:
@@ -114,6 +148,7 @@ def _csv_rows(lines: _Counted) -> Iterator[tuple[int, Mapping[str, Any] | Fault]
 
 
 def _json_rows(lines: _Counted) -> Iterator[tuple[int, Mapping[str, Any] | Fault]]:
+    lines.skip()
     for text in lines:
         number = lines.number
         if not text.strip():

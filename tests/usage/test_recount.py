@@ -1,0 +1,186 @@
+"""The second count of the usage log: each hour adds up, and what was tampered with raises the alarm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from infra import postgres
+from infra.errors import Conflict
+from infra.settings import Settings
+from projections import generation, usage
+from services.usage_recount import DIFFERING, UNACCOUNTED, Recount, differences
+from tests.cli.test_commands import runner
+from tests.projections.history import START
+from tests.projections.usage_log import append, calls, count_log, measure_from_now_on, send
+from tests.stack import Stack
+from tests.waiting import eventually
+
+
+class Counts:
+    """A log with usage of two tenants, and both counts of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pool = postgres.worker_pool(settings, size=3)
+        self.recount = Recount(settings, self.pool)
+        for tenant in ("acme", "other"):
+            measure_from_now_on(settings, tenant, START)
+        self.sent = 0
+        self.send("acme", 10)
+
+    def send(self, tenant: str, count: int, prefix: str = "") -> None:
+        send(self.settings, tenant, calls("ann", count, START, prefix))
+        self.sent += count
+
+    def aggregate(self) -> None:
+        count_log(self.settings, self.pool)
+
+    def count(self) -> None:
+        """Until everything sent so far is counted a second time."""
+        eventually(lambda: self.recount.step(0.1) == 0 and self.received() == self.sent, within_s=30)
+
+    def received(self) -> int:
+        return int(self.one("SELECT coalesce(sum(events), 0) FROM app.usage_received"))
+
+    def one(self, statement: str) -> int:
+        with postgres.transaction(self.pool) as tx:
+            generation.enter(tx, usage.SET)
+            row = tx.execute(statement).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def tamper(self, statement: str) -> None:
+        with postgres.transaction(self.pool) as tx:
+            generation.enter(tx, usage.SET)
+            assert tx.execute(statement).rowcount > 0
+
+    def close(self) -> None:
+        self.recount.close()
+        self.pool.close()
+
+
+@pytest.fixture
+def counts(stack: Stack) -> Iterator[Counts]:
+    made = Counts(stack.fresh(usage_partitions=2, billing_partitions=1))
+    yield made
+    made.close()
+
+
+def test_what_is_received_has_a_fate(counts: Counts) -> None:
+    counts.send("acme", 4)  # the same ids again
+    counts.send("other", 3)
+    append(counts.settings, "acme", b"no usage", [0, 1])
+    counts.sent += 2
+    counts.aggregate()
+    counts.count()
+    assert counts.recount.check() == []
+    assert counts.one("SELECT sum(received) FROM usage_fate") == counts.sent == 19
+    assert counts.one("SELECT sum(duplicate) FROM usage_fate") == 4
+
+
+@pytest.mark.parametrize(
+    ("statement", "received", "accounted"),
+    [
+        ("UPDATE usage_fate SET received = received + 1, duplicate = duplicate + 1", 10, 11),
+        ("UPDATE usage_fate SET received = received - 2, counted = counted - 2", 10, 8),
+        ("DELETE FROM usage_fate", 10, 0),
+        ("INSERT INTO usage_fate SELECT 'ghost', hour, partition, 1, 1, 0, 0, 0 FROM usage_fate", 0, 1),
+    ],
+)
+def test_a_tampered_fate_raises_the_alarm(counts: Counts, statement: str, received: int, accounted: int) -> None:
+    counts.aggregate()
+    counts.count()
+    assert counts.recount.check() == []
+    counts.tamper(statement)
+    with capture_logs() as said:
+        counts.recount.check_when_due()
+        counts.recount.check()
+    alarms = [each for each in said if each["event"] == "usage does not add up"]
+    assert [(each["received"], each["accounted"]) for each in alarms] == [(received, accounted)]  # once, not each time
+    assert alarms[0]["log_level"] == "error"
+    assert (DIFFERING._value.get(), UNACCOUNTED._value.get()) == (1, abs(received - accounted))
+
+
+def test_an_alarm_ends_when_it_adds_up_again(counts: Counts) -> None:
+    counts.aggregate()
+    counts.count()
+    counts.tamper("UPDATE usage_fate SET received = received + 1, rejected = rejected + 1")
+    counts.recount.check(datetime.now(UTC) - timedelta(hours=1.5))
+    assert DIFFERING._value.get() == 1
+    counts.tamper("UPDATE usage_fate SET received = received - 1, rejected = rejected - 1")
+    with capture_logs() as said:
+        counts.recount.check()
+    assert [each["event"] for each in said] == ["usage adds up again"]
+    assert DIFFERING._value.get() == 0
+
+
+def test_whoever_is_behind_is_not_taken_for_a_loss(counts: Counts) -> None:
+    counts.count()
+    assert counts.recount.check() == []  # nothing is aggregated
+    counts.aggregate()
+    assert counts.recount.check() == []
+    counts.send("acme", 5, "more-")
+    counts.aggregate()
+    assert counts.recount.check() == []  # the aggregator is ahead
+    counts.send("acme", 5, "again-")
+    counts.count()
+    assert counts.recount.check() == []  # the recount is ahead
+    counts.aggregate()
+    assert counts.recount.check() == []
+    # An hour that both have left behind is compared though the aggregator is ahead again.
+    counts.send("acme", 1, "last-")
+    counts.aggregate()
+    counts.tamper(
+        "UPDATE usage_fate SET hour = hour - interval '3 hours', received = received + 1, counted = counted + 1"
+    )
+    counts.tamper(
+        "INSERT INTO app.usage_received SELECT tenant_id, hour - interval '3 hours', partition, events, 0, 1"
+        " FROM app.usage_received"
+    )
+    with postgres.transaction(counts.pool) as tx:
+        assert [(each.received, each.accounted) for each in differences(tx)] == [(20, 22)]
+
+
+def test_nothing_is_counted_twice_by_a_second_instance_or_after_a_restart(counts: Counts) -> None:
+    counts.count()
+    second = Recount(counts.settings, counts.pool)
+    try:
+        second.step(0.1)
+        counts.send("acme", 5, "more-")
+        counts.count()
+
+        def refused() -> bool:
+            try:
+                second.step(0.1)
+            except Conflict:
+                return True
+            return False
+
+        eventually(refused, within_s=30)
+        second.rewind()
+        second.step(0.1)
+        assert counts.received() == counts.sent == 15
+    finally:
+        second.close()
+
+
+def test_the_command_shows_the_hours(
+    counts: Counts, stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runner(stack.environment(counts.settings), monkeypatch, capsys)
+    counts.aggregate()
+    assert run("reconcile", "--hours")[0] == 69  # nobody counts a second time
+    counts.count()
+    code, out, _ = run("reconcile", "--hours")
+    assert (code, out.splitlines()[-1]) == (0, "every hour adds up, as far as both have counted")
+    counts.tamper("UPDATE usage_fate SET received = received + 1, conflict = conflict + 1")
+    code, out, _ = run("reconcile", "--hours", "--json")
+    told = json.loads(out)
+    assert (code, told["balanced"]) == (1, False)
+    assert [(each["received"], each["accounted"]) for each in told["differences"]] == [(10, 11)]
+    assert told["hours"][0]["conflict"] == 1
