@@ -6,9 +6,14 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from infra.settings import Settings
 from tests.stack import Stack, open_stack
+
+# A deadline for one example measures the machine and what else it does, not the code; pytest's timeout stays.
+hypothesis_settings.register_profile("tallybook", deadline=None)
+hypothesis_settings.load_profile("tallybook")
 
 
 @pytest.fixture(scope="session")
