@@ -13,7 +13,8 @@ from tests.stack import Stack, open_stack
 
 # A deadline for one example measures the machine and what else it does, not the code; pytest's timeout stays.
 hypothesis_settings.register_profile("tallybook", deadline=None)
-hypothesis_settings.load_profile("tallybook")
+if hypothesis_settings.get_current_profile_name() == "default":
+    hypothesis_settings.load_profile("tallybook")
 
 
 @pytest.fixture(scope="session")
