@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -40,12 +40,13 @@ class UsageLog:
         """
         wanted = list(places)
         records = self.records((each.partition, each.offset) for each in wanted)
+        # Once for each record: a page may hold many events of one batch.
+        batches = {at: _events(record) for at, record in records.items()}
         made: dict[Place, RawEvent] = {}
         for place in wanted:
-            record = records.get((place.partition, place.offset))
-            event = None if record is None else event_in(record, place.batch_index)
-            if event is not None:
-                made[place] = event
+            events = batches.get((place.partition, place.offset), ())
+            if 0 <= place.batch_index < len(events):
+                made[place] = events[place.batch_index]
         return made
 
     def records(self, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Record]:
@@ -103,11 +104,13 @@ class UsageLog:
 
 def event_in(record: Record, index: int) -> RawEvent | None:
     """The event at `index` of the record's batch; None if it cannot be read."""
+    events = _events(record)
+    return events[index] if 0 <= index < len(events) else None
+
+
+def _events(record: Record) -> Sequence[RawEvent]:
     try:
         content = decode_usage_records(record.value)
     except DecodeError:
-        return None
-    if not isinstance(content, UsageRecords) or not 0 <= index < len(content.events):
-        return None
-    event: RawEvent = content.events[index]
-    return event
+        return ()
+    return content.events if isinstance(content, UsageRecords) else ()
