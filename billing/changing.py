@@ -10,7 +10,7 @@ subscription's currency, is refused when it is asked for and not when the period
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -25,6 +25,7 @@ from billing.plan_change import (
     AddOnAdded,
     AddOnRemoved,
     ChangePlan,
+    Changes,
     Event,
     MigrateSubscription,
     PlanTerms,
@@ -52,6 +53,15 @@ class _Moment:
     """What rates it up to that instant, if it ever did."""
     pricing: Pricing
     """What would rate it from then on without the change."""
+
+    @property
+    def kept(self) -> Changes:
+        """Its changes without a plan that waits for that instant or later: another one takes its place."""
+        return tuple(
+            each
+            for each in self.known.changes
+            if each.effective_at < self.effective_at or not isinstance(each, SubscriptionPlanChanged)
+        )
 
 
 def change_plan(state: TenantState, command: ChangePlan, now: datetime) -> Sequence[Event]:
@@ -160,9 +170,10 @@ def _terms(state: TenantState, moment: _Moment, plan: str, version: int, now: bo
         Rejected: the version has no such plan, or the plan has other periods and cannot wait for the end of this one.
     """
     found: Plan = state.catalog.books[version - 1].plan(plan)
-    cadence = cadence_at(moment.known, moment.effective_at)
+    cadence = cadence_at(replace(moment.known, changes=moment.kept), moment.effective_at)
     anchor = cadence.anchor
-    if (found.interval, found.alignment) != (cadence.interval, cadence.alignment):
+    keeps_periods = (found.interval, found.alignment) == (cadence.interval, cadence.alignment)
+    if not keeps_periods:
         in_trial = isinstance(moment.known, Active) and moment.known.current.pricing.in_trial
         if now and isinstance(moment.known, Active) and not in_trial:
             detail = f"plan {plan!r} bills every {found.interval}, not {cadence.interval}; allowed at the period's end"
@@ -177,6 +188,7 @@ def _terms(state: TenantState, moment: _Moment, plan: str, version: int, now: bo
         anchor=anchor.isoformat(),
         interval=found.interval,
         alignment=found.alignment,
+        keeps_periods=keeps_periods,
     )
 
 

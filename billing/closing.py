@@ -17,7 +17,7 @@ from billing.ids import CustomerId, invoice_id
 from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
 from billing.override import with_own_prices
-from billing.period import Period
+from billing.period import Cadence, Period, full_period
 from billing.plan_change import at, timeline
 from billing.pricing import Priced, Pricing, priced
 from billing.proration import Proration
@@ -35,8 +35,6 @@ from billing.subscription import (
     SubscriptionCreated,
     SubscriptionEnded,
     cadence_at,
-    first_span,
-    span_from,
 )
 from billing.tax import TaxRate, rates_of
 
@@ -132,12 +130,28 @@ def _closed(
 
 def _following(state: TenantState, active: Active) -> Segment:
     """The period that begins where the current one ends, with what holds by then."""
-    boundary = active.current.period.end
+    boundary = active.period_end
     earlier = [each for each in active.changes if each.effective_at < boundary]
     ended = at(active.current.pricing, earlier, boundary)
     pricing = at(replace(ended, period_number=ended.period_number + 1), active.changes[len(earlier) :], boundary)
     pricing = with_own_prices(pricing, active.terms.customer_id, state.customers)
     return Segment(span=span_from(cadence_at(active, boundary), boundary, active.ends_at), pricing=pricing)
+
+
+def first_span(scheduled: Scheduled) -> BilledSpan:
+    """What it begins with: its trial, or the first period from the start to the first boundary."""
+    terms = scheduled.terms
+    if terms.trial_ends_at is None:
+        return span_from(cadence_at(scheduled, terms.starts_at), terms.starts_at, terms.ends_at)
+    trial = Period(terms.starts_at, terms.trial_ends_at)
+    span = Period(trial.start, min(trial.end, terms.ends_at or trial.end))
+    return BilledSpan(period=span, whole=trial, zone=terms.zone)
+
+
+def span_from(cadence: Cadence, start: datetime, ends_at: datetime | None) -> BilledSpan:
+    """The period that begins at `start`, up to the next boundary or the end, and the full period it is part of."""
+    whole = full_period(cadence, start)
+    return BilledSpan(period=Period(start, min(whole.end, ends_at or whole.end)), whole=whole, zone=cadence.zone)
 
 
 def _prepaid(active: Active) -> Pricing | None:

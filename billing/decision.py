@@ -18,6 +18,7 @@ from billing import (
     changing,
     customer,
     invoice,
+    moving,
     payment,
     plan_change,
     prepaid,
@@ -126,6 +127,8 @@ class TenantState:
                 | plan_change.SubscriptionMigrated()
                 | plan_change.AddOnAdded()
                 | plan_change.AddOnRemoved()
+                | plan_change.BillingAnchorChanged()
+                | plan_change.BillingZoneChanged()
                 | subscription.SubscriptionCanceled()
                 | subscription.SubscriptionEnded()
             ):
@@ -224,6 +227,10 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
             return _of_subscription(command.subscription_id, changing.add(state, command, now))
         case plan_change.RemoveAddOn():
             return _of_subscription(command.subscription_id, changing.remove(state, command, now))
+        case plan_change.ChangeBillingAnchor():
+            return _of_subscription(command.subscription_id, moving.change_anchor(state, command, now))
+        case plan_change.ChangeBillingZone():
+            return _of_subscription(command.subscription_id, moving.change_zone(state, command, now))
         case subscription.CancelSubscription():
             known = state.subscriptions.get(command.subscription_id, subscription.initial)
             return _of_subscription(command.subscription_id, subscription.cancel(known, command, now))

@@ -63,7 +63,30 @@ class RemoveAddOn:
     """False removes it now, and credits the unused part of its fees."""
 
 
-Command = ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeBillingAnchor:
+    """Have the periods of a subscription begin at other times."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    anchor: datetime | None = None
+    """When a period begins, or would have begun; every other one is counted from it. Null: when the change takes
+    effect."""
+    at_period_end: bool = True
+    """False ends the current period now; the part up to the next boundary is prorated either way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeBillingZone:
+    """Have the boundaries of a subscription be local times of another zone."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    zone: str
+    """IANA zone."""
+
+
+Command = ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn | ChangeBillingAnchor | ChangeBillingZone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +103,8 @@ class PlanTerms:
     """Length of a period, ISO 8601 duration."""
     alignment: Alignment = Alignment.CALENDAR
     """Whether periods start with the calendar or on the anniversary."""
+    keeps_periods: bool = False
+    """Whether the periods go on as they are by then, whatever the anchor says."""
 
     def cadence(self, zone: str) -> Cadence:
         """The rule that gives its periods, in the subscription's zone."""
@@ -146,7 +171,35 @@ class AddOnRemoved:
     """Key of the add-on."""
 
 
-Event = SubscriptionPlanChanged | SubscriptionMigrated | AddOnAdded | AddOnRemoved
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillingAnchorChanged:
+    """The periods of a subscription are counted from another anchor from an instant on, where one of them ends."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    effective_at: datetime
+    """From when on (UTC): the current period ends then, if not before."""
+    anchor: str
+    """Local date-time, ISO 8601 without offset, from which its periods are computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillingZoneChanged:
+    """The boundaries of a subscription are local times of another zone."""
+
+    subscription_id: SubscriptionId
+    """The subscription."""
+    customer_id: CustomerId
+    """Who pays."""
+    zone: str
+    """IANA zone."""
+    period_end: datetime
+    """When the current period ends by now (UTC); what waited for its end waits for this."""
+
+
+Event = SubscriptionPlanChanged | SubscriptionMigrated | AddOnAdded | AddOnRemoved | BillingAnchorChanged
 Changes = tuple[Event, ...]
 
 
@@ -164,6 +217,8 @@ def _replaces(change: Event, earlier: Event) -> bool:
         case SubscriptionPlanChanged(), SubscriptionPlanChanged() | SubscriptionMigrated():
             return True
         case SubscriptionMigrated(), SubscriptionMigrated():
+            return True
+        case BillingAnchorChanged(), BillingAnchorChanged():
             return True
         case AddOnAdded() | AddOnRemoved(), AddOnAdded() | AddOnRemoved():
             return change.add_on == earlier.add_on
@@ -187,6 +242,8 @@ def repriced(pricing: Pricing, change: Event) -> Pricing:
             return replace(pricing, add_ons=_added(pricing, add_on, quantity))
         case AddOnRemoved(add_on=add_on):
             return replace(pricing, add_ons=_added(pricing, add_on, 0))
+        case BillingAnchorChanged():
+            return pricing
 
 
 def _added(pricing: Pricing, add_on: str, quantity: int) -> tuple[AddOnQuantity, ...]:
@@ -201,6 +258,24 @@ def at(pricing: Pricing, changes: Sequence[Event], instant: datetime) -> Pricing
         if change.effective_at <= instant:
             pricing = repriced(pricing, change)
     return pricing
+
+
+def cadence_at(cadence: Cadence, changes: Sequence[Event], instant: datetime) -> Cadence:
+    """The rule that gives the period which begins at `instant`, with all that takes effect by then."""
+    for change in changes:
+        match change:
+            case SubscriptionPlanChanged(terms=terms) | SubscriptionMigrated(terms=terms) if (
+                change.effective_at <= instant and not terms.keeps_periods
+            ):
+                cadence = terms.cadence(cadence.zone)
+            case BillingAnchorChanged(anchor=anchor) if change.effective_at <= instant:
+                cadence = replace(cadence, anchor=datetime.fromisoformat(anchor), day=None)
+    return cadence
+
+
+def waiting_for(changes: Sequence[Event], before: datetime, after: datetime) -> Changes:
+    """`changes` when the end of the current period moves: those that wait for it still do."""
+    return tuple(replace(each, effective_at=after) if each.effective_at == before else each for each in changes)
 
 
 def timeline(pricing: Pricing, changes: Sequence[Event], start: datetime) -> list[tuple[datetime, Pricing]]:

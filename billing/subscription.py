@@ -23,16 +23,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from billing import plan_change
 from billing.errors import CorruptHistory, Rejected
 from billing.ids import CustomerId, SubscriptionId
 from billing.period import Alignment, Cadence, Period, full_period
 from billing.plan_change import (
     AddOnAdded,
     AddOnRemoved,
+    BillingAnchorChanged,
+    BillingZoneChanged,
     Changes,
     SubscriptionMigrated,
     SubscriptionPlanChanged,
     at,
+    waiting_for,
     with_change,
 )
 from billing.plan_change import Event as PricingChange
@@ -41,7 +45,7 @@ from billing.run import BillingRun, LatePeriod, PartitionPosition
 from billing.segments import BilledSpan, Segment
 
 # A period that ended where it began could not be told from the one before it, which ended there, too.
-_INSTANT = timedelta(microseconds=1)
+INSTANT = timedelta(microseconds=1)
 LATE_PERIODS = 13  # closed periods in which late usage is still looked for: 13 months, the retention of the usage log
 
 
@@ -221,6 +225,7 @@ Event = (
     | SubscriptionActivated
     | BillingPeriodClosed
     | PricingChange
+    | BillingZoneChanged
     | SubscriptionCanceled
     | SubscriptionEnded
 )
@@ -264,9 +269,15 @@ class Active:
     """Changes of what rates it that took effect since the current period began, or are to, in the order of effect."""
 
     @property
+    def period_end(self) -> datetime:
+        """When the current period ends, by its length or by a change of the anchor within it."""
+        cuts = [each.effective_at for each in self.changes if isinstance(each, BillingAnchorChanged)]
+        return min([self.current.period.end, *cuts])
+
+    @property
     def boundary(self) -> datetime:
-        """When the current period is to be closed."""
-        return min(self.current.period.end, self.ends_at or self.current.period.end)
+        """When the current period is to be closed: at its end or, if that comes first, at the subscription's."""
+        return min(self.period_end, self.ends_at or self.period_end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,37 +292,15 @@ State = Absent | Scheduled | Active | Ended
 initial = Absent()
 
 
-def first_span(scheduled: Scheduled) -> BilledSpan:
-    """What it begins with: its trial, or the first period from the start to the first boundary."""
-    terms = scheduled.terms
-    if terms.trial_ends_at is None:
-        return span_from(cadence_at(scheduled, terms.starts_at), terms.starts_at, terms.ends_at)
-    trial = Period(terms.starts_at, terms.trial_ends_at)
-    span = Period(trial.start, min(trial.end, terms.ends_at or trial.end))
-    return BilledSpan(period=span, whole=trial, zone=terms.zone)
-
-
-def span_from(cadence: Cadence, start: datetime, ends_at: datetime | None) -> BilledSpan:
-    """The period that begins at `start`, up to the next boundary or the end, and the full period it is part of."""
-    whole = full_period(cadence, start)
-    return BilledSpan(period=Period(start, min(whole.end, ends_at or whole.end)), whole=whole, zone=cadence.zone)
-
-
 def cadence_at(known: Scheduled | Active, instant: datetime) -> Cadence:
     """The rule that gives the period which begins at `instant`."""
     cadence = known.cadence if isinstance(known, Active) else known.terms.cadence
-    for change in known.changes:
-        match change:
-            case SubscriptionPlanChanged(terms=terms) | SubscriptionMigrated(terms=terms) if (
-                change.effective_at <= instant
-            ):
-                cadence = terms.cadence(cadence.zone)
-    return cadence
+    return plan_change.cadence_at(cadence, known.changes, instant)
 
 
 def period_end(state: Active, now: datetime) -> datetime:
     """End of the period that holds `now`: the current one, unless it is over and only waits to be closed."""
-    current = state.current.period.end
+    current = state.period_end
     return current if now < current else full_period(cadence_at(state, now), now).end
 
 
@@ -337,7 +326,7 @@ def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence
                 SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=now),
             ]
         case Active(terms=terms) as s:
-            ends_at = period_end(s, now) if command.at_period_end else max(now, s.current.period.start + _INSTANT)
+            ends_at = period_end(s, now) if command.at_period_end else max(now, s.current.period.start + INSTANT)
             if s.ends_at is not None and s.ends_at <= ends_at:
                 return []
             return [
@@ -362,9 +351,11 @@ def evolve(state: State, event: Event) -> State:
             cadence = cadence_at(s, e.activated_at)
             return Active(terms, cadence, e.first, prepaid=e.run, ends_at=terms.ends_at)
         case (Scheduled() | Active()) as s, (
-            SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved()
+            SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() | BillingAnchorChanged()
         ) as e:
             return replace(s, changes=with_change(s.changes, e))
+        case Active() as s, BillingZoneChanged(zone=zone, period_end=until):
+            return _moved(s, zone, until)
         case Active() as s, BillingPeriodClosed(next=Segment() as following) as e:
             return replace(
                 s,
@@ -386,3 +377,18 @@ def evolve(state: State, event: Event) -> State:
             return Ended(terms, late)
         case _:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
+
+
+def _moved(state: Active, zone: str, until: datetime) -> Active:
+    """In another zone: the end of the current period moves, and with it what waits for it."""
+    before, span = state.current.period.end, state.current.span
+    ends_at = until if state.ends_at == before else state.ends_at
+    if until != before:
+        span = replace(span, period=Period(span.period.start, until), whole=Period(span.whole.start, until))
+    return replace(
+        state,
+        cadence=replace(state.cadence, zone=zone),
+        current=replace(state.current, span=replace(span, zone=zone)),
+        ends_at=ends_at,
+        changes=waiting_for(state.changes, before, until),
+    )

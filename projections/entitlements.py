@@ -10,7 +10,13 @@ from decimal import Decimal
 from billing.entitlement import Entitlement, EntitlementKind, LimitKind, WhenUnknown
 from billing.envelope import EventEnvelope
 from billing.period import Period
-from billing.plan_change import AddOnAdded, AddOnRemoved, SubscriptionMigrated, SubscriptionPlanChanged
+from billing.plan_change import (
+    AddOnAdded,
+    AddOnRemoved,
+    BillingZoneChanged,
+    SubscriptionMigrated,
+    SubscriptionPlanChanged,
+)
 from billing.pricing import AddOnQuantity, Pricing
 from billing.pricing import entitlements as granted_by
 from billing.subscription import BillingPeriodClosed, SubscriptionActivated, SubscriptionEnded
@@ -54,6 +60,8 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             e.effective_at <= envelope.meta.occurred_at
         ):
             _grant_plan(tx, tenant, e.subscription_id, e.effective_at, sequence)
+        case BillingZoneChanged() as e:
+            tx.execute(_MOVED_END, (e.period_end, sequence, tenant, e.subscription_id))
         case SubscriptionEnded() as e:
             tx.execute(_REVOKE, (e.ended_at, sequence, tenant, e.subscription_id))
 
@@ -119,6 +127,12 @@ UPDATE entitlements
 _NEXT_PERIOD = """
 UPDATE entitlements
    SET period_start = %s, period_end = %s, version = %s
+ WHERE tenant_id = %s AND subscription_id = %s AND revoked_at IS NULL
+"""
+
+_MOVED_END = """
+UPDATE entitlements
+   SET period_end = %s, version = %s
  WHERE tenant_id = %s AND subscription_id = %s AND revoked_at IS NULL
 """
 

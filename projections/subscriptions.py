@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing.envelope import EventEnvelope
-from billing.plan_change import AddOnAdded, AddOnRemoved, SubscriptionMigrated, SubscriptionPlanChanged
+from billing.plan_change import (
+    AddOnAdded,
+    AddOnRemoved,
+    BillingAnchorChanged,
+    BillingZoneChanged,
+    SubscriptionMigrated,
+    SubscriptionPlanChanged,
+)
 from billing.plan_change import Event as PricingChange
 from billing.segments import Segment
 from billing.subscription import (
@@ -70,6 +77,12 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             _change(tx, at, e, envelope.meta.occurred_at, "add_on", (None, None, e.add_on, e.quantity))
         case AddOnRemoved() as e:
             _change(tx, at, e, envelope.meta.occurred_at, "add_on", (None, None, e.add_on, 0))
+        case BillingAnchorChanged() as e:
+            tx.execute(_CUT, {**at, "subscription": e.subscription_id, "effective_at": e.effective_at})
+        case BillingZoneChanged() as e:
+            named = {**at, "subscription": e.subscription_id, "zone": e.zone, "end": e.period_end}
+            tx.execute(_WAIT, named)
+            tx.execute(_MOVE, named)
         case BillingPeriodClosed(subscription_id=subscription):
             tx.execute(_TOUCH, {**at, "subscription": subscription})
         case SubscriptionCanceled(subscription_id=subscription, ends_at=ends_at):
@@ -189,11 +202,39 @@ UPDATE subscriptions
  WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s
 """
 
+# A change of the anchor that does not wait for the period's end brings it forward.
+_CUT = """
+UPDATE subscriptions
+   SET next_boundary = least(next_boundary, %(effective_at)s),
+       sequence = %(sequence)s
+ WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s
+"""
+
+# What waits for the period's end moves with it; so does the end of a trial, which is a period.
+_WAIT = """
+UPDATE subscription_changes c
+   SET effective_at = %(end)s
+  FROM subscriptions s
+ WHERE c.tenant_id = %(tenant)s AND c.subscription_id = %(subscription)s
+   AND s.tenant_id = c.tenant_id AND s.subscription_id = c.subscription_id AND c.effective_at = s.period_end
+"""
+
+_MOVE = """
+UPDATE subscriptions
+   SET zone = %(zone)s,
+       period_end = %(end)s,
+       trial_ends_at = CASE trial_ends_at WHEN period_end THEN %(end)s ELSE trial_ends_at END,
+       ends_at = CASE ends_at WHEN period_end THEN %(end)s ELSE ends_at END,
+       next_boundary = CASE next_boundary WHEN period_end THEN %(end)s ELSE least(next_boundary, %(end)s) END,
+       sequence = %(sequence)s
+ WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s
+"""
+
 # A scheduled subscription ends with the next event; until then its boundary stays.
 _CANCEL = """
 UPDATE subscriptions
    SET ends_at = %(ends_at)s,
-       next_boundary = CASE status WHEN 'active' THEN least(period_end, %(ends_at)s) ELSE next_boundary END,
+       next_boundary = CASE status WHEN 'active' THEN least(next_boundary, %(ends_at)s) ELSE next_boundary END,
        sequence = %(sequence)s
  WHERE tenant_id = %(tenant)s AND subscription_id = %(subscription)s
 """

@@ -13,10 +13,17 @@ from pydantic import TypeAdapter
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.ids import SubscriptionId
-from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.plan_change import (
+    AddAddOn,
+    ChangeBillingAnchor,
+    ChangeBillingZone,
+    ChangePlan,
+    MigrateSubscription,
+    RemoveAddOn,
+)
 from infra.errors import Transient
 from infra.settings import Settings
-from services import cli_world, read_models
+from services import cli_clock, cli_world, read_models
 from services.commands import CommandClient
 from services.read_rows import SubscriptionRow, WaitingChange
 
@@ -41,6 +48,8 @@ def register(app: typer.Typer) -> None:
     group.command()(migrate)
     group.command()(add)
     group.command()(remove)
+    group.command()(anchor)
+    group.command()(zone)
 
 
 def listed(
@@ -115,6 +124,46 @@ def remove(
     _ask(command, tenant, f"remove {add_on} from {subscription}", dry_run, as_json)
 
 
+def anchor(
+    subscription: Subscription,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="When a period begins, or would have begun: 2026-03-15, or with a time and an offset."
+        ),
+    ] = None,
+    now: Now = False,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have periods begin at other times; what lies before the first of them is prorated. Exit code 1 if refused."""
+    known = _known(tenant, subscription)
+    at = cli_clock.instant(to, known.zone) if to is not None else None
+    command = ChangeBillingAnchor(subscription_id=SubscriptionId(subscription), anchor=at, at_period_end=not now)
+    _ask(command, tenant, f"have periods of {subscription} begin {to or 'then'}", dry_run, as_json)
+
+
+def zone(
+    subscription: Subscription,
+    name: Annotated[str, typer.Argument(metavar="ZONE", help="IANA zone, such as Asia/Tokyo.")],
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have boundaries be local times of another zone; the current period ends by it. Exit code 1 if refused."""
+    command = ChangeBillingZone(subscription_id=SubscriptionId(subscription), zone=name)
+    _ask(command, tenant, f"bill {subscription} in {name}", dry_run, as_json)
+
+
+def _known(tenant: str | None, subscription: str) -> SubscriptionRow:
+    with cli_world.reading(cli_world.settings()) as tx:
+        known = read_models.subscription(tx, cli_world.the_tenant(tx, tenant), subscription)
+    if known is None:
+        raise Rejected("unknown_subscription", f"there is no subscription {subscription!r}")
+    return known
+
+
 def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bool) -> None:
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
@@ -123,7 +172,8 @@ def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bo
     if dry_run:
         if known is None:
             raise Rejected("unknown_subscription", f"there is no subscription {command.subscription_id!r}")
-        typer.echo(f"would {wish} {'at the end of its period' if command.at_period_end else 'now'}")
+        when = "at the end of its period" if getattr(command, "at_period_end", False) else "now"
+        typer.echo(f"would {wish} {when}")
         typer.echo(f"it is on {known.plan}, price book {known.price_book_version}; nothing changed")
         return
     with CommandClient(settings) as client:

@@ -8,7 +8,14 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import Field
 
 from billing.ids import CustomerId, SubscriptionId
-from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.plan_change import (
+    AddAddOn,
+    ChangeBillingAnchor,
+    ChangeBillingZone,
+    ChangePlan,
+    MigrateSubscription,
+    RemoveAddOn,
+)
 from billing.pricing import AddOnQuantity
 from billing.subscription import CancelSubscription, CreateSubscription
 from services import read_models
@@ -62,6 +69,22 @@ class AddOnBody(StrictModel):
     """0 removes it."""
     at_period_end: bool = False
     """True waits for the next period; now, fees are charged and credited for the rest of this one."""
+
+
+class AnchorBody(StrictModel):
+    """When the periods of a subscription are to begin."""
+
+    anchor: Instant | None = None
+    """When a period begins, or would have begun; null for when the change takes effect."""
+    at_period_end: bool = True
+    """False ends the current period now; the part up to the next boundary is prorated either way."""
+
+
+class ZoneBody(StrictModel):
+    """In which zone the boundaries of a subscription are local times."""
+
+    zone: Name
+    """IANA zone."""
 
 
 class CancellationBody(StrictModel):
@@ -145,6 +168,28 @@ def set_add_on(
         command = AddAddOn(
             subscription_id=id, add_on=body.add_on, quantity=body.quantity, at_period_end=body.at_period_end
         )
+    result = asking.send(command, missing="unknown_subscription")
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
+
+
+@router.post("/v1/subscriptions/{subscription_id}/billing-anchor", response_model=SubscriptionRow)
+def change_billing_anchor(
+    subscription_id: PathId, body: AnchorBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Have the periods of a subscription begin at other times, from its next one on or at once."""
+    command = ChangeBillingAnchor(
+        subscription_id=SubscriptionId(subscription_id), anchor=body.anchor, at_period_end=body.at_period_end
+    )
+    result = asking.send(command, missing="unknown_subscription")
+    return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
+
+
+@router.post("/v1/subscriptions/{subscription_id}/billing-zone", response_model=SubscriptionRow)
+def change_billing_zone(
+    subscription_id: PathId, body: ZoneBody, asking: Annotated[Asking, Depends(asking)], response: Response
+) -> Any:
+    """Have the boundaries of a subscription be local times of another zone; its current period ends by it."""
+    command = ChangeBillingZone(subscription_id=SubscriptionId(subscription_id), zone=body.zone)
     result = asking.send(command, missing="unknown_subscription")
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, subscription_id))
 

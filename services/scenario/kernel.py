@@ -22,7 +22,14 @@ from billing.invoice import InvoiceFinalized, IssueInvoice
 from billing.invoicing import BillingRun, lines, needs, one_by_one
 from billing.metering import UsageEvent
 from billing.payment import RecordManualPayment
-from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.plan_change import (
+    AddAddOn,
+    ChangeBillingAnchor,
+    ChangeBillingZone,
+    ChangePlan,
+    MigrateSubscription,
+    RemoveAddOn,
+)
 from billing.prepaid import BALANCE_PRIORITY, GrantCredit
 from billing.pricing import AddOnQuantity
 from billing.subscription import (
@@ -43,6 +50,7 @@ from services.scenario.text import Scenario
 from services.scenario.usage import UsageLog
 from services.scenario.verbs import (
     Add,
+    Anchor,
     Cancel,
     Change,
     Clock,
@@ -56,6 +64,7 @@ from services.scenario.verbs import (
     Subscribe,
     TaxIn,
     Use,
+    Zone,
 )
 
 TENANT = TenantId("scenario")
@@ -161,7 +170,7 @@ class _Office:
                     self._know(line, CustomerId(customer))
                     own = self._scenario.own_prices[line]
                     self._ask(line, SetPriceOverride(customer_id=CustomerId(customer), override=own))
-                case Change() | Migrate() | Add() | Remove() | Cancel():
+                case Change() | Migrate() | Add() | Remove() | Anchor() | Cancel():
                     self._ask(line, _of_a_subscription(verb))
                 case TaxIn(customer=customer, jurisdiction=jurisdiction):
                     self._know(line, CustomerId(customer))
@@ -169,6 +178,8 @@ class _Office:
                 case Give(customer=customer):
                     self._know(line, CustomerId(customer))
                     self._ask(line, _grant(verb))
+                case Zone(subscription=subscription, zone=zone):
+                    self._ask(line, ChangeBillingZone(subscription_id=SubscriptionId(subscription), zone=zone))
                 case Publish():
                     self._ask(line, self._scenario.newer[line])
                 case Pay(number=number):
@@ -334,8 +345,8 @@ def _subscription(verb: Subscribe) -> CreateSubscription:
 
 
 def _of_a_subscription(
-    verb: Change | Migrate | Add | Remove | Cancel,
-) -> ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn | CancelSubscription:
+    verb: Change | Migrate | Add | Remove | Anchor | Cancel,
+) -> ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn | ChangeBillingAnchor | CancelSubscription:
     id, at_end = SubscriptionId(verb.subscription), verb.at_period_end
     match verb:
         case Change(plan=plan):
@@ -346,6 +357,8 @@ def _of_a_subscription(
             return AddAddOn(subscription_id=id, add_on=add_on, quantity=quantity, at_period_end=at_end)
         case Remove(add_on=add_on):
             return RemoveAddOn(subscription_id=id, add_on=add_on, at_period_end=at_end)
+        case Anchor(to=to):
+            return ChangeBillingAnchor(subscription_id=id, anchor=to, at_period_end=at_end)
         case Cancel():
             return CancelSubscription(subscription_id=id, at_period_end=at_end)
 

@@ -8,6 +8,8 @@
 2026-02-12        migrate    acme                                to the newest version of its plan
 2026-02-13        add        acme storage x 3                    at once | at period end
 2026-02-14        remove     acme storage
+2026-02-14        anchor     acme to 2026-02-20                  at once | at period end
+2026-02-14        zone       acme Asia/Tokyo
 2026-02-14        override   acme pro                            own prices, indented below
 2026-02-10        jurisdiction  acme US-NY
 2026-02-10        grant      acme 20.00 USD as PROMO             purchased, priority N, until TIME
@@ -31,6 +33,7 @@ from billing.errors import Rejected
 from billing.money import Money
 from services.scenario.verbs import (
     Add,
+    Anchor,
     Cancel,
     Change,
     Clock,
@@ -45,6 +48,7 @@ from services.scenario.verbs import (
     TaxIn,
     Use,
     Verb,
+    Zone,
 )
 from services.shapes import Fault
 
@@ -264,6 +268,12 @@ def _remove(words: _Words) -> Remove:
     return Remove(words.take("subscription"), words.take("add_on"), _at_period_end(words, unsaid=True))
 
 
+def _anchor(words: _Words) -> Anchor:
+    subscription = words.take("subscription")
+    to = words.time("to") if words.after("to") else None
+    return Anchor(subscription, to, _at_period_end(words, unsaid=True))
+
+
 def _cancel(words: _Words) -> Cancel:
     return Cancel(words.take("subscription"), _at_period_end(words, unsaid=True))
 
@@ -301,6 +311,8 @@ _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "migrate": _migrate,
     "add": _add,
     "remove": _remove,
+    "anchor": _anchor,
+    "zone": lambda words: Zone(words.take("subscription"), words.take("zone")),
     "override": lambda words: Override(words.take("customer"), words.take("plan")),
     "usage": _use,
     "cancel": _cancel,
@@ -318,6 +330,8 @@ _USAGE = {
     "migrate": "migrate SUBSCRIPTION [at once | at period end]",
     "add": "add SUBSCRIPTION ADD-ON [x QUANTITY] [at once | at period end]",
     "remove": "remove SUBSCRIPTION ADD-ON [at once | at period end]",
+    "anchor": "anchor SUBSCRIPTION [to TIME] [at once | at period end]",
+    "zone": "zone SUBSCRIPTION ZONE",
     "override": "override CUSTOMER PLAN, with charges, minimum_commitment or discount_percent indented below",
     "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
     "cancel": "cancel SUBSCRIPTION [at once | at period end]",

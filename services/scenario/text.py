@@ -28,7 +28,7 @@ from billing.pricing import PriceOverride
 from billing.tenant import RegisterTenant
 from services.catalog_file import BadCatalog, CatalogFile, override, read, to_utc
 from services.scenario.statements import Statement, Unclear, parse
-from services.scenario.verbs import Give, Override, Publish, Subscribe, Use, Verb
+from services.scenario.verbs import Anchor, Give, Override, Publish, Subscribe, Use, Verb
 from services.shapes import Fault
 
 RULE = "-" * 88
@@ -226,6 +226,8 @@ def _verb_in_utc(statement: Statement, zone: str) -> Verb:
     verb = statement.verb
     if isinstance(verb, Use):
         return replace(verb, at=to_utc(verb.at, zone) if verb.at else statement.at)
+    if isinstance(verb, Anchor) and verb.to:
+        return replace(verb, to=to_utc(verb.to, zone))
     if isinstance(verb, Subscribe):
         starts_at = to_utc(verb.starts_at, zone) if verb.starts_at else None
         return replace(verb, starts_at=starts_at, ends_at=to_utc(verb.ends_at, zone) if verb.ends_at else None)

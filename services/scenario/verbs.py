@@ -90,6 +90,24 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """Have the periods of a subscription begin at other times."""
+
+    subscription: str
+    to: datetime | None = None
+    """Local; None for when it takes effect."""
+    at_period_end: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """Bill a subscription by another zone."""
+
+    subscription: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """End a subscription."""
 
@@ -152,6 +170,8 @@ Verb = (
     | Migrate
     | Add
     | Remove
+    | Anchor
+    | Zone
     | Override
     | Use
     | Cancel

@@ -55,3 +55,14 @@ def test_a_customer_gets_own_prices(client: Client) -> None:
     answer = client.send("PUT", "/v1/customers/acme/prices", {"plan": "gold"})
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_plan")
     assert client.send("PUT", "/v1/customers/nobody/prices", {"plan": "pro"}).status_code == 404
+
+
+def test_an_anchor_of_a_calendar_plan_is_refused_and_a_zone_is_changed(subscribed: Client) -> None:
+    answer = subscribed.post("/v1/subscriptions/s1/billing-anchor", {"anchor": "2026-02-10T00:00:00Z"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "calendar_plan")
+    answer = subscribed.post("/v1/subscriptions/s1/billing-zone", {"zone": "Mars/Olympus"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_zone")
+    before = subscribed.get("/v1/subscriptions/s1").json()
+    after = subscribed.post("/v1/subscriptions/s1/billing-zone", {"zone": "Asia/Tokyo"}).json()
+    assert after["zone"] == "Asia/Tokyo"
+    assert after["period_end"] < before["period_end"]

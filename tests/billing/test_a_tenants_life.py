@@ -40,8 +40,16 @@ from billing.payment import (
     RecordPaymentUnknown,
     StartPaymentAttempt,
 )
+from billing.period import Alignment
 from billing.plan import AddOn
-from billing.plan_change import AddAddOn, ChangePlan, MigrateSubscription, RemoveAddOn
+from billing.plan_change import (
+    AddAddOn,
+    ChangeBillingAnchor,
+    ChangeBillingZone,
+    ChangePlan,
+    MigrateSubscription,
+    RemoveAddOn,
+)
 from billing.price import Charge, Flat
 from billing.pricing import PriceOverride
 from billing.subscription import ActivateSubscription, Active, CancelSubscription
@@ -77,8 +85,13 @@ SEATS = AddOn(
     charges=(Charge(key="fee", name="Seats", model=Flat(Decimal("3.10")), in_advance=True),),
 )
 
+WEEKLY = replace(PRO, key="weekly", interval="P1W", alignment=Alignment.ANCHOR, trial="P5D", free_periods=1)
+PLANS = (PRO, METERED, WEEKLY)
+OFFERED = ["pro", "metered", "weekly", "gold"]  # the last one is not
+
 customers = st.sampled_from(CUSTOMERS)
 subscriptions = st.sampled_from(SUBSCRIPTIONS)
+ZONES = ["UTC", "Asia/Tokyo", "America/New_York", "Pacific/Kiritimati", "Pacific/Pago_Pago"]
 WHAT = ["start", "start", "success", "decline", "refuse", "unknown", "manual"]
 attempts = st.integers(1, 4)
 amounts = st.lists(st.integers(-5_000, 20_000), max_size=3)
@@ -96,7 +109,7 @@ class TenantsLife(RuleBasedStateMachine):
     @initialize(inclusive=st.booleans(), percent=st.sampled_from(["0", "7.7", "20"]))
     def register(self, inclusive: bool, percent: str) -> None:
         seller = replace(REGISTER, test_clock=START, taxes=taxed(percent, inclusive=inclusive))
-        self.life.given(seller, replace(BOOK, coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
+        self.life.given(seller, replace(BOOK, plans=PLANS, coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
         for customer, method in zip(CUSTOMERS[:2], METHODS[1:], strict=True):
             self.ask(CreateCustomer(customer_id=customer, payment_method=method))
 
@@ -124,12 +137,24 @@ class TenantsLife(RuleBasedStateMachine):
     @rule(
         subscription=subscriptions,
         customer=customers,
-        plan=st.sampled_from(["pro", "metered"]),
+        plan=st.sampled_from(["pro", "metered", "weekly"]),
         days=st.none() | st.integers(-40, 40),
+        trial=st.sampled_from([None, "P0D", "P9D"]),
+        lasts=st.none() | st.integers(-1, 60),
     )
-    def subscribe(self, subscription: SubscriptionId, customer: CustomerId, plan: str, days: int | None) -> None:
+    def subscribe(
+        self,
+        subscription: SubscriptionId,
+        customer: CustomerId,
+        plan: str,
+        days: int | None,
+        trial: str | None,
+        lasts: int | None,
+    ) -> None:
         starts_at = None if days is None else self.now + timedelta(days=days)
-        self.ask(replace(SUBSCRIBE, subscription_id=subscription, customer_id=customer, plan=plan, starts_at=starts_at))
+        ends_at = None if lasts is None else (starts_at or self.now) + timedelta(days=lasts)
+        wish = replace(SUBSCRIBE, subscription_id=subscription, customer_id=customer, plan=plan, starts_at=starts_at)
+        self.ask(replace(wish, trial=trial, ends_at=ends_at))
 
     @rule(subscription=subscriptions, customer=customers)
     def subscribe_now(self, subscription: SubscriptionId, customer: CustomerId) -> None:
@@ -144,14 +169,18 @@ class TenantsLife(RuleBasedStateMachine):
     def cancel(self, subscription: SubscriptionId, at_period_end: bool) -> None:
         self.ask(CancelSubscription(subscription_id=subscription, at_period_end=at_period_end))
 
-    @rule(subscription=subscriptions, plan=st.sampled_from(["pro", "metered", "gold"]), at_period_end=st.booleans())
+    @rule(
+        subscription=subscriptions,
+        plan=st.sampled_from(OFFERED),
+        at_period_end=st.booleans(),
+    )
     def change_plan(self, subscription: SubscriptionId, plan: str, at_period_end: bool) -> None:
         self.ask(ChangePlan(subscription_id=subscription, plan=plan, at_period_end=at_period_end))
 
     @rule(subscription=subscriptions, fee=st.sampled_from(["10.00", "31.00"]), at_period_end=st.booleans())
     def publish_and_migrate(self, subscription: SubscriptionId, fee: str, at_period_end: bool) -> None:
         dearer = replace(PRO, charges=(replace(BASE_FEE, model=Flat(Decimal(fee))), *PRO.charges[1:]))
-        self.ask(replace(BOOK, plans=(dearer, METERED), coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
+        self.ask(replace(BOOK, plans=(dearer, *PLANS[1:]), coupons=(TENTH_OFF, FIXED), add_ons=(SEATS,)))
         self.ask(MigrateSubscription(subscription_id=subscription, at_period_end=at_period_end))
 
     @rule(subscription=subscriptions, quantity=st.integers(0, 3), at_period_end=st.booleans())
@@ -163,6 +192,15 @@ class TenantsLife(RuleBasedStateMachine):
             self.ask(added)
         else:
             self.ask(RemoveAddOn(subscription_id=subscription, add_on="seats", at_period_end=at_period_end))
+
+    @rule(subscription=subscriptions, days=st.none() | st.integers(-40, 40), at_period_end=st.booleans())
+    def change_anchor(self, subscription: SubscriptionId, days: int | None, at_period_end: bool) -> None:
+        anchor = None if days is None else self.now + timedelta(days=days)
+        self.ask(ChangeBillingAnchor(subscription_id=subscription, anchor=anchor, at_period_end=at_period_end))
+
+    @rule(subscription=subscriptions, zone=st.sampled_from(ZONES))
+    def change_zone(self, subscription: SubscriptionId, zone: str) -> None:
+        self.ask(ChangeBillingZone(subscription_id=subscription, zone=zone))
 
     @rule(customer=customers, percent=st.integers(0, 100))
     def own_prices(self, customer: CustomerId, percent: int) -> None:
