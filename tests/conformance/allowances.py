@@ -5,6 +5,7 @@ The peer's cases name their fields in more than one way, so the first name that 
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.conformance.proration import period as span
 
 Given = dict[str, Any]
 Results = dict[str, Any]
+_DURATION = re.compile(r"P?T?(?P<count>\d+) ?(?P<unit>[hdw])", re.IGNORECASE)  # PT5H, P1D, 5h
+_UNITS = {"h": "hour", "d": "day", "w": "week"}
 ALIGNED = ("unit_start", "calendar", "aligned")
 LAST_END = ("previous_window_end", "previous_end", "last_window_end", "covered_until", "previous_valid_to")
 
@@ -23,8 +26,11 @@ LAST_END = ("previous_window_end", "previous_end", "last_window_end", "covered_u
 def _window(given: Given) -> Window:
     named = first(given, "window", "allowance", "duration", "grant", default=given)
     source = {**given, **named} if isinstance(named, dict) else given
-    hours = first(source, "duration_hours", "hours", default=None)
+    hours, written = first(source, "duration_hours", "hours"), _DURATION.match(str(source.get("duration", "")))
+    if written:
+        source = {**source, "unit": _UNITS[written["unit"].lower()], "count": written["count"]}
     unit = "hour" if hours is not None else str(first(source, "unit", "interval", "duration_unit", default="hour"))
+    unit = unit.removesuffix("s")
     aligned = given["op"] == "allowance_window_aligned" or first(source, "alignment", "opening") in ALIGNED
     made = Window(
         unit="period" if unit in ("period", "cycle", "subscription_period", "billing_period") else unit,
@@ -96,7 +102,7 @@ def allowance_sum(given: Given, peer: Peer) -> Results:
     dicts = [each if isinstance(each, dict) else {"quota": each} for each in listed]
     on = [each for each in dicts if first(each, "enabled", "is_enabled", default=True)]
     total = together(optional(first(each, "quota", "limit", "amount", "allowance")) for each in on)
-    return dict.fromkeys(("sum", "total", "quota", "limit", "allowance"), total)
+    return {**dict.fromkeys(("sum", "total", "quota", "limit", "allowance"), total), "unlimited": total is None}
 
 
 OPERATIONS = {

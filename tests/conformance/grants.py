@@ -150,11 +150,11 @@ def wallet_overdraw(given: Given, peer: Peer) -> Results:
             if given.get(f"{name}_cents") is not None:
                 return Money(int(given[f"{name}_cents"]), "USD")
             if given.get(name) is not None:
-                return top_up(number(given[name]), rate if name in ("credits", "credit_balance") else Decimal(1), "USD")
+                return top_up(number(given[name]), rate if "credit" in name else Decimal(1), "USD")
         return Money.zero("USD")
 
     balance = money("balance", "credit_balance")
-    use = money("use", "debit", "usage", "amount", "credits", "consumed")
+    use = money("use", "debit", "usage", "amount", "debit_credits", "credits", "consumed")
     spending = spend([Credit(id="wallet", left=balance)], use)
     after = sum((each.left for each in spending.credits), Money.zero("USD")) - spending.unpaid
     return {
