@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from billing.errors import Rejected
-from billing.money import EXACT
+from billing.meter import Aggregation
+from billing.money import EXACT, half_up
 from billing.period import Period, floor
 from billing.proration import ProrationUnit, fraction
 
 ZERO = Decimal(0)
+SCALE = 12  # decimals that a quotient keeps if it does not end (SEMANTICS 1)
 _STEPS = {
     "minute": timedelta(minutes=1),
     "hour": timedelta(hours=1),
@@ -28,20 +29,6 @@ _STEPS = {
     "month": timedelta(days=31, hours=2),
 }
 """Long enough to reach into the next window, short enough not to pass it."""
-
-
-class Method(StrEnum):
-    """How points become a quantity."""
-
-    COUNT = "count"
-    SUM = "sum"
-    MAX = "max"
-    MIN = "min"
-    LATEST = "latest"
-    UNIQUE = "unique"
-    AVERAGE = "average"
-    WEIGHTED_SUM = "weighted_sum"
-    PERCENTILE = "percentile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +60,12 @@ class Window:
 
 
 def measure(
-    method: Method, points: Iterable[Point], period: Period, *, carried: Decimal = ZERO, percent: Decimal = ZERO
+    aggregation: Aggregation,
+    points: Iterable[Point],
+    period: Period,
+    *,
+    carried: Decimal = ZERO,
+    percent: Decimal = ZERO,
 ) -> Decimal | Fraction:
     """The quantity of those `points` that lie in `period`; without any, what was carried over.
 
@@ -82,24 +74,24 @@ def measure(
     """
     inside = sorted((point for point in points if point.at in period), key=_order)
     values = [point.value for point in inside]
-    match method:
-        case Method.COUNT:
+    match aggregation:
+        case Aggregation.COUNT:
             return Decimal(len(inside))
-        case Method.SUM:
+        case Aggregation.SUM:
             return _total([carried, *values])
-        case Method.MAX:
+        case Aggregation.MAX:
             return max(values, default=ZERO)
-        case Method.MIN:
+        case Aggregation.MIN:
             return min(values, default=ZERO)
-        case Method.LATEST:
+        case Aggregation.LATEST:
             return values[-1] if values else ZERO
-        case Method.UNIQUE:
+        case Aggregation.UNIQUE:
             return Decimal(len(present(inside)))
-        case Method.AVERAGE:
+        case Aggregation.AVERAGE:
             return Fraction(_total(values)) / len(values) if values else ZERO
-        case Method.PERCENTILE:
+        case Aggregation.PERCENTILE:
             return percentile(values, percent)
-        case Method.WEIGHTED_SUM:
+        case Aggregation.WEIGHTED_SUM:
             return weighted_sum(inside, period, period, carried=carried)
 
 
@@ -175,7 +167,15 @@ def time_of_day(bands: Sequence[tuple[int, str]], zone: str) -> Callable[[Point]
     return band
 
 
-def windows(method: Method, points: Iterable[Point], period: Period, unit: str, zone: str) -> tuple[Window, ...]:
+def windows(
+    aggregation: Aggregation,
+    points: Iterable[Point],
+    period: Period,
+    unit: str,
+    zone: str,
+    *,
+    percent: Decimal = ZERO,
+) -> tuple[Window, ...]:
     """The quantity of each local minute, hour, day, week or month that holds a point of `period`.
 
     Windows are whole: one at the edge keeps its own length, though only points of `period` count in it.
@@ -186,8 +186,8 @@ def windows(method: Method, points: Iterable[Point], period: Period, unit: str, 
             cells.setdefault(window_start(point.at, unit, zone), []).append(point)
     made = []
     for start, inside in sorted(cells.items()):
-        window = Period(start, window_start(start + _STEPS[unit], unit, zone))
-        made.append(Window(window, measure(method, inside, window)))
+        window = Period(start, next_window(start, unit, zone))
+        made.append(Window(window, measure(aggregation, inside, window, percent=percent)))
     return tuple(made)
 
 
@@ -198,9 +198,39 @@ def window_start(instant: datetime, unit: str, zone: str) -> datetime:
     return floor(instant, unit, zone)
 
 
-def sum_of_windows(found: Iterable[Window]) -> Decimal:
+def next_window(start: datetime, unit: str, zone: str) -> datetime:
+    """The start of the window after the one that begins at `start`."""
+    step = _STEPS[unit]
+    found = window_start(start + step, unit, zone)
+    # An hour in which clocks go back by half of one is longer than its step.
+    return found if found > start else window_start(start + step + step, unit, zone)
+
+
+def window_starts(period: Period, unit: str, zone: str) -> list[datetime]:
+    """The starts of all windows that hold a part of `period`, ascending."""
+    starts = [window_start(period.start, unit, zone)]
+    while (following := next_window(starts[-1], unit, zone)) < period.end:
+        starts.append(following)
+    return starts
+
+
+def sum_of_windows(found: Iterable[Window]) -> Decimal | Fraction:
     """What a meter of windows amounts to, such as the sum of the daily maxima."""
-    return _total([Decimal(each.value) for each in found if isinstance(each.value, Decimal)])
+    values = [each.value for each in found]
+    whole = _total([value for value in values if isinstance(value, Decimal)])
+    parts = [value for value in values if isinstance(value, Fraction)]
+    return sum(parts, Fraction(whole)) if parts else whole
+
+
+def to_quantity(number: Decimal | Fraction) -> Decimal:
+    """`number` as a quantity: exact, or where its decimals do not end 12 of them, half up, away from zero."""
+    if isinstance(number, Decimal):
+        return number
+    scaled = Decimal(half_up(number * 10**SCALE))
+    shortest = scaled.normalize(EXACT)
+    exponent = shortest.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return EXACT.scaleb(shortest, -SCALE) if exponent < SCALE else Decimal(int(scaled) // 10**SCALE)
 
 
 def by_dimensions(points: Iterable[Point]) -> Mapping[tuple[str, ...], list[Point]]:

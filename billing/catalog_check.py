@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from billing.entitlement import Entitlement, EntitlementKind
 from billing.errors import Rejected
+from billing.held import PRICED_HELD, SAID_HELD, is_held
 from billing.metering import Aggregation, Meter, check_meter
 from billing.money import exponent
 from billing.period import check_interval, parse_interval
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, own_prices
-from billing.price import Charge
+from billing.price import Charge, Percentage
 from billing.price_check import check, check_amount, check_percent
 
 if TYPE_CHECKING:
@@ -136,22 +137,39 @@ def check_charge(charge: Charge, meters: dict[str, Meter], where: str) -> None:
         return
     if charge.meter not in meters:
         raise Rejected("unknown_meter", _known(charge.meter, meters), field=f"{where}.meter")
-    missing = set(charge.dimensions) - set(meters[charge.meter].dimensions)
+    meter = meters[charge.meter]
+    missing = set(charge.dimensions) - set(meter.dimensions)
     if missing:
         raise Rejected(
             "unknown_dimension",
             f"meter {charge.meter!r} is not split by {', '.join(sorted(missing))}",
             field=f"{where}.model.dimensions",
         )
-    if charge.dimensions and meters[charge.meter].aggregation is Aggregation.LATEST:
+    if charge.dimensions and meter.aggregation is Aggregation.LATEST:
         raise Rejected("not_additive", "a latest value has no cells to price", field=f"{where}.model.dimensions")
-    fewer = charge.dimensions and set(charge.dimensions) != set(meters[charge.meter].dimensions)
-    if fewer and meters[charge.meter].aggregation not in (Aggregation.COUNT, Aggregation.SUM):
+    fewer = charge.dimensions and set(charge.dimensions) != set(meter.dimensions)
+    if fewer and (meter.aggregation not in (Aggregation.COUNT, Aggregation.SUM) or is_held(charge, meter)):
         raise Rejected(
             "not_additive",
             f"only counts and sums add up over the other dimensions of meter {charge.meter!r}; name all of them",
             field=f"{where}.model.dimensions",
         )
+    _check_level(charge, meter, where)
+
+
+def _check_level(charge: Charge, meter: Meter, where: str) -> None:
+    """What carries over is no sequence of transactions, and the time that units are held has its own prices."""
+    if meter.carries_over and isinstance(charge.model, Percentage):
+        said = f"meter {meter.key!r} carries over, and a level has no transactions to take a percentage of"
+        raise Rejected("unexpected", said, field=f"{where}.model")
+    if not is_held(charge, meter):
+        return
+    if not isinstance(charge.model, PRICED_HELD):
+        said = f"meter {meter.key!r} carries over: {SAID_HELD}"
+        raise Rejected("not_prorated", said, field=f"{where}.prorate")
+    if charge.commitment is not None:
+        said = "a commitment looks at a whole period; `prorate: false` prices the level at its end"
+        raise Rejected("not_prorated", said, field=f"{where}.commitment")
 
 
 def _check_entitlement(entitlement: Entitlement, meters: dict[str, Meter], path: str) -> None:

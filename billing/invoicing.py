@@ -21,16 +21,19 @@ from fractions import Fraction
 from functools import cache
 from itertools import groupby
 
-from billing.metering import NOTHING, Measured, Meter
+from billing.aggregation import to_quantity
+from billing.measuring import Need as Need
+from billing.metering import NOTHING, Aggregation, Measured, Meter
 from billing.money import Money
 from billing.partial import WHOLE, Part, promises
 from billing.period import Period
 from billing.price import Committed, Percentage
 from billing.pricing import Books, Priced, Pricing, priced
-from billing.proration import Proration, local_days, settled, share
+from billing.proration import Proration, ProrationUnit, local_days, settled, share
 from billing.quantity import regrouped
 from billing.rated import figure, price_figure
 from billing.rating import Rated, rate
+from billing.recurring import prorated_units
 from billing.run import BillingRun as BillingRun
 from billing.run import Cut as Cut
 from billing.run import InvoiceReason as InvoiceReason
@@ -76,15 +79,6 @@ class RatedLine:
     """Key of the plan that charges it; empty in lines of the first rating engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """A quantity that a run asks for: what `meter` measured in `period` below `positions`."""
-
-    meter: Meter
-    period: Period
-    positions: tuple[PartitionPosition, ...]
-
-
 Quantities = Mapping[Need, Measured]
 
 
@@ -105,6 +99,12 @@ def needs(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> list[Nee
         spans = charge_spans(each.segments, None, resolve)
         wanted += _needs(spans, each.since) + _needs(spans, run.cut.positions)
     return list(dict.fromkeys(wanted))
+
+
+def carries_over(late: LatePeriod, books: Books) -> bool:
+    """Whether usage before a closed period counts in it, too: a charge measures what is carried over into it."""
+    spans = charge_spans(late.segments, None, _resolver(books))
+    return any(span.item.meter is not None and span.item.meter.carries_over for span in spans)
 
 
 def one_by_one(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> set[str]:
@@ -170,7 +170,7 @@ class _Closed:
                     exact += fee(each)
                     made += [_fee_line(each, fees[each], self._label(each.plan))] if each in fees else []
                     continue
-                measured = quantities[Need(each.item.meter, each.span.period, positions)]
+                measured = quantities[_need(each, each.item.meter, positions)]
                 quantity = regrouped(measured, each.item.meter.dimensions, each.charge.dimensions)
                 part = self._part(each)
                 rated = rate(each.charge, quantity, part=part)
@@ -261,7 +261,18 @@ def _resolver(books: Books) -> Callable[[Pricing], Priced]:
 
 
 def _needs(spans: Sequence[ChargeSpan], positions: tuple[PartitionPosition, ...]) -> list[Need]:
-    return [Need(each.item.meter, each.span.period, positions) for each in spans if each.item.meter is not None]
+    return [_need(each, each.item.meter, positions) for each in spans if each.item.meter is not None]
+
+
+def _need(span: ChargeSpan, meter: Meter, positions: tuple[PartitionPosition, ...]) -> Need:
+    """What a charge asks of its meter: a level counts for its share of the full period, unless nothing is prorated."""
+    period, whole = span.span.period, span.span.whole
+    is_average = meter.aggregation is Aggregation.WEIGHTED_SUM
+    if not span.prorated or not (is_average or meter.is_level):
+        return Need(meter, period, positions)
+    # An average is measured by elapsed time; what it costs to hold a unit is counted as the plan says.
+    rule = ProrationUnit.SECOND if is_average else ProrationUnit(span.plan.proration)
+    return Need(meter, period, positions, whole, not is_average, rule, span.span.zone)
 
 
 def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
@@ -290,7 +301,7 @@ def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, part: Part, 
         charge=span.charge.key,
         description=f"{label}{span.charge.name}",
         period=span.span.period,
-        quantity=quantity.total,
+        quantity=quantity.total if quantity.held is None else to_quantity(prorated_units(quantity.held)),
         amount=Money.from_major(rated.amount, currency),
         explanation=text,
         plan=span.plan.key,

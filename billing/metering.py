@@ -7,60 +7,26 @@ its own and whose filters it passes; SEMANTICS 13 to 17 and the order of steps i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from enum import StrEnum
+from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 from billing.errors import Rejected
 from billing.ids import ID_LENGTH_MAX as ID_LENGTH_MAX
 from billing.ids import TenantId
+from billing.meter import Aggregation as Aggregation
+from billing.meter import Filter as Filter
+from billing.meter import Meter as Meter
+from billing.meter import check_meter as check_meter
 from billing.tenant import UsageBounds
 
 TEXT_LENGTH_MAX = 256  # of a property; longer values are documents, not dimensions
 DIGITS_MAX = 26  # before the point; with 12 after it a value fits decimal(38, 12), the log's own limit
 SCALE_MAX = 12
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z", re.ASCII)
-
-
-class Aggregation(StrEnum):
-    """How a meter turns events into a quantity; all exact (SEMANTICS 15)."""
-
-    COUNT = "count"
-    SUM = "sum"
-    MAX = "max"
-    MIN = "min"
-    LATEST = "latest"
-    UNIQUE = "unique"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Lets an event through if its property has one of the values."""
-
-    property: str
-    """Name of the event's property."""
-    values: tuple[str, ...]
-    """Allowed values."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meter:
-    """Measures one kind of usage."""
-
-    key: str
-    """Unique in the tenant; charges and entitlements refer to it."""
-    event_type: str
-    """Type of the events that feed it."""
-    aggregation: Aggregation = Aggregation.COUNT
-    """How events become a quantity."""
-    value: str | None = None
-    """Property that holds the number (sum, max, min, latest) or the thing counted (unique); null for count."""
-    dimensions: tuple[str, ...] = ()
-    """Properties by which the quantity can be split, in order."""
-    filters: tuple[Filter, ...] = ()
-    """Conditions, all of which an event must meet to be measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +102,16 @@ class RejectedUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Units that came or went, with the share of the full period that the change counts for."""
+
+    units: Decimal
+    """Above zero if they came."""
+    prorated: Fraction
+    """Units times the share; of the sign of `units`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What a meter measured for one customer and span: the input of rating."""
 
@@ -146,7 +122,11 @@ class Measured:
     transactions: tuple[Decimal, ...] = ()
     """Value of each event in order of time, for prices per transaction."""
     events: int = 0
-    """Number of events."""
+    """Number of events in the period."""
+    held: tuple[Change, ...] | None = None
+    """How the level changed, beginning with what was carried over; None unless it is priced by how long it is held."""
+    held_cells: tuple[tuple[tuple[str, ...], tuple[Change, ...]], ...] = ()
+    """The same per combination of dimension values, sorted."""
 
 
 NOTHING = Measured(Decimal(0))
@@ -159,9 +139,12 @@ class Reading:
     meter: str
     dimensions: tuple[str, ...]
     number: Decimal | None
-    """The value to sum or compare; None for unique."""
+    """The value to sum or compare; None for a thing, or `GONE` for one that is gone."""
     text: str | None
     """The thing counted; None unless unique."""
+
+
+GONE = Decimal(-1)
 
 
 def check_event(event: UsageEvent, bounds: UsageBounds, present: datetime) -> None:
@@ -192,7 +175,7 @@ def readings(event: UsageEvent, meters: Sequence[Meter]) -> list[Reading]:
     """What `event` contributes to each of the tenant's `meters`; empty if filters leave none.
 
     Raises:
-        Rejected: no meter takes the event's type, or a value is missing, not a number, or negative.
+        Rejected: no meter takes the event's type, or a value is missing, not a number, or negative where it must not.
     """
     candidates = [meter for meter in meters if meter.event_type == event.type]
     if not candidates:
@@ -209,20 +192,36 @@ def passes(filters: Iterable[Filter], properties: Mapping[str, str]) -> bool:
 def read(meter: Meter, event: UsageEvent) -> Reading:
     """What `event` contributes to `meter`, whose type and filters it meets."""
     dimensions = tuple(event.properties.get(name, "") for name in meter.dimensions)
+    if meter.time_of_day is not None:
+        place, band = meter.dimensions.index(meter.time_of_day.dimension), time_band(meter)(event.time)
+        dimensions = (*dimensions[:place], band, *dimensions[place + 1 :])
     if meter.aggregation is Aggregation.COUNT:
         return Reading(meter.key, dimensions, Decimal(1), None)
     assert meter.value is not None
     value = event.properties.get(meter.value)
     if meter.aggregation is Aggregation.UNIQUE:
         # A missing or empty value is no thing to count: the event is accepted and adds nothing.
-        return Reading(meter.key, dimensions, None, value or None)
+        gone = bool(value) and meter.removal is not None and passes((meter.removal,), event.properties)
+        return Reading(meter.key, dimensions, GONE if gone else None, value or None)
     if value is None:
         raise Rejected("missing_value", f"meter {meter.key!r} needs it as a number", field=f"properties.{meter.value}")
-    return Reading(meter.key, dimensions, number(value, f"properties.{meter.value}"), None)
+    return Reading(meter.key, dimensions, number(value, f"properties.{meter.value}", signed=meter.signed), None)
 
 
-def number(text: str, field: str) -> Decimal:
-    """`text` as an exact decimal of 0 or more with at most 26 digits before and 12 after the point.
+def time_band(meter: Meter) -> Callable[[datetime], str]:
+    """What tells the part of the day of an instant, for a meter with a time of day."""
+    assert meter.time_of_day is not None
+    zone, bands = ZoneInfo(meter.zone), meter.time_of_day.bands
+
+    def name(instant: datetime) -> str:
+        hour = instant.astimezone(zone).hour
+        return next((each.name for each in reversed(bands) if each.begins <= hour), bands[-1].name)
+
+    return name
+
+
+def number(text: str, field: str, *, signed: bool = False) -> Decimal:
+    """`text` as an exact decimal, of 0 or more unless `signed`, with at most 26 digits before and 12 after the point.
 
     Raises:
         Rejected: naming `field`.
@@ -233,29 +232,11 @@ def number(text: str, field: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation as e:
         raise Rejected("invalid_decimal", f"{text[:40]!r} is not a number", field=field) from e
-    if value < 0:
+    if value < 0 and not signed:
         raise Rejected("out_of_range", f"{text[:40]} is negative; allowed is 0 or more", field=field)
-    whole, _, decimals = text.partition(".")
+    whole, _, decimals = text.removeprefix("-").partition(".")
     if len(whole) > DIGITS_MAX or len(decimals) > SCALE_MAX:
         raise Rejected(
             "out_of_range", f"allowed are {DIGITS_MAX} digits before and {SCALE_MAX} after the point", field=field
         )
     return value
-
-
-def check_meter(meter: Meter, path: str) -> None:
-    """Refuse a meter definition that could not measure.
-
-    Raises:
-        Rejected: naming the field under `path`.
-    """
-    if not meter.key:
-        raise Rejected("missing", "a meter needs a key", field=f"{path}.key")
-    if not meter.event_type:
-        raise Rejected("missing", "a meter needs the type of the events that feed it", field=f"{path}.event_type")
-    if meter.aggregation is Aggregation.COUNT and meter.value is not None:
-        raise Rejected("unexpected", "a count has no value property", field=f"{path}.value")
-    if meter.aggregation is not Aggregation.COUNT and not meter.value:
-        raise Rejected("missing", f"{meter.aggregation} needs the property to take", field=f"{path}.value")
-    if len(set(meter.dimensions)) != len(meter.dimensions):
-        raise Rejected("duplicate", "a dimension is named twice", field=f"{path}.dimensions")

@@ -288,7 +288,7 @@ class Charge:
     in_advance: bool = False
     """Whether a fee is charged at the period's start instead of its end."""
     prorate: bool = True
-    """Whether a partial period costs a part of the fee, and promises a part of what a full one does."""
+    """Whether a part of a period costs a part of the fee, promises a part, and prices held units by how long."""
     conversion: Conversion | None = None
     """From the meter's unit to the priced one; null for the same."""
     free_units: Decimal = ZERO

@@ -54,7 +54,7 @@ def after_free_units(quantity: Decimal, free: Decimal, already: Decimal = ZERO) 
 def regrouped(measured: Measured, have: Sequence[str], want: Sequence[str]) -> Measured:
     """`measured`, split by the dimensions `have`, split by `want` instead: some of them, in any order.
 
-    Only what adds up (a count, a sum) can be split by fewer dimensions.
+    Only what adds up (a count, a sum) can be split by fewer dimensions; a level that is held over time cannot.
     """
     if tuple(have) == tuple(want) or not want:
         return measured
@@ -63,7 +63,8 @@ def regrouped(measured: Measured, have: Sequence[str], want: Sequence[str]) -> M
     for values, units in measured.cells:
         key = tuple(values[place] for place in places)
         cells[key] = EXACT.add(cells.get(key, ZERO), units)
-    return replace(measured, cells=tuple(sorted(cells.items())))
+    held = {tuple(values[place] for place in places): changes for values, changes in measured.held_cells}
+    return replace(measured, cells=tuple(sorted(cells.items())), held_cells=tuple(sorted(held.items())))
 
 
 def _ending(number: Fraction) -> Decimal | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
-from billing.money import EXACT
+from billing.money import EXACT, WIDE
 from billing.price import ZERO
+
+_TWELVE = Decimal(1).scaleb(-12)
 
 Row = tuple[str, Decimal, Decimal, Decimal, Decimal, bool]
 """A step as a plain tuple: label, quantity, price per unit or percent, flat, amount, whether it is a percentage."""
@@ -98,11 +100,17 @@ def _step_text(step: Step, price: Callable[[Decimal], str]) -> str:
 
 def figure(number: Decimal) -> str:
     """A quantity for people: `1,000`, `10.5`, without idle zeros."""
-    words = f"{number:,f}"
+    words = f"{shown(number):,f}"
     return words.rstrip("0").rstrip(".") if "." in words else words
 
 
 def price_figure(number: Decimal) -> str:
     """A price for people: `12.00`, `0.0095`, with two decimals or as many as it needs."""
-    whole, _, decimals = f"{number:,f}".partition(".")
+    whole, _, decimals = f"{shown(number):,f}".partition(".")
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def shown(number: Decimal) -> Decimal:
+    """`number` with at most 12 decimals, half up: shares of time have no end."""
+    exponent = number.as_tuple().exponent
+    return number.quantize(_TWELVE, ROUND_HALF_UP, WIDE) if isinstance(exponent, int) and exponent < -12 else number

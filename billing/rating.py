@@ -14,6 +14,7 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
 
 from billing.errors import Rejected
+from billing.held import Table, rate_changes, table
 from billing.metering import Measured
 from billing.money import EXACT, WIDE, Money, exponent
 from billing.partial import WHOLE, Part, in_part
@@ -30,6 +31,7 @@ from billing.price import (
     Percentage,
     PerUnit,
     PriceModel,
+    Tier,
 )
 from billing.quantity import converter
 from billing.rated import Adjustment, Row, figure, price_figure
@@ -52,7 +54,8 @@ def rate(charge: Charge, measured: Measured, *, final: bool = True, part: Part =
         Rejected: a combination of dimension values has no price.
     """
     with localcontext(WIDE):
-        return _pricer(charge, final, part)(measured)
+        price = _pricer(charge, final, part) if measured.held is None else _held_pricer(charge, final, part)
+        return price(measured)
 
 
 def rate_all(
@@ -60,7 +63,8 @@ def rate_all(
 ) -> list[tuple[int, Rated]]:
     """`rate` for many quantities, each with its amount rounded to minor units of `currency`.
 
-    Whatever does not depend on the quantity is computed once, so this is the way for a batch of invoices.
+    Whatever does not depend on the quantity is computed once, so this is the way for a batch of invoices. Units that
+    are held over time go through `rate`.
     """
     unit, factor = Decimal(1).scaleb(-exponent(currency)), Decimal(10 ** exponent(currency))
     with localcontext(WIDE):
@@ -94,9 +98,31 @@ def _pricer(charge: Charge, final: bool, part: Part) -> Pricer:
             price = _dynamic(multiplier)
         case model:
             price = _by_units(charge, model, final, part)
-    if charge.discount_percent or charge.maximum is not None or charge.minimum is not None:
-        return _bounded(charge, price, final, part)
-    return price
+    return _bounded(charge, price, final, part)
+
+
+def _held_pricer(charge: Charge, final: bool, part: Part) -> Pricer:
+    """What rates units that are held over time."""
+    convert = _converter(charge)
+    if isinstance(charge.model, Matrix):
+        cells = _Cells(charge.model)
+
+        def prices(values: tuple[str, ...]) -> Table:
+            return Table((Tier(unit=cells[values]),))
+    else:
+        same = table(charge.model, charge.flat_at_zero)
+
+        def prices(values: tuple[str, ...]) -> Table:
+            return same
+
+    def price(measured: Measured) -> Rated:
+        if charge.dimensions:
+            parts = [(", ".join(values), changes, prices(values)) for values, changes in measured.held_cells]
+        else:
+            parts = [("", measured.held or (), prices(()))]
+        return rate_changes(parts, convert)
+
+    return _bounded(charge, price, final, part)
 
 
 def _by_units(charge: Charge, model: PriceModel, final: bool, part: Part) -> Pricer:
@@ -278,6 +304,8 @@ def _bounded(charge: Charge, price: Pricer, final: bool, part: Part) -> Pricer:
     """The amount after the charge's own discount, not above its maximum and, at the end, not below its minimum."""
     percent = charge.discount_percent
     maximum, minimum = charge.maximum, charge.minimum
+    if not percent and maximum is None and minimum is None:
+        return price
     most, least = (part.said(price_figure(bound or ZERO)) for bound in (maximum, minimum))
     if part.share:  # a part without a day keeps its whole maximum: nobody uses for nothing
         maximum = part.of(maximum) if maximum is not None else None

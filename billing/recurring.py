@@ -9,27 +9,17 @@ Flat fees are never prorated: they are owed up to the highest tier that was reac
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from billing.aggregation import Point
+from billing.metering import Change as Change
 from billing.money import EXACT
 from billing.period import Period
 from billing.price import ZERO, Tier
 from billing.proration import ProrationUnit, fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Units that came or went, with the share of the full period that the change counts for."""
-
-    units: Decimal
-    """Above zero if they came."""
-    prorated: Fraction
-    """Units times the share; of the sign of `units`."""
 
 
 def held(
@@ -98,18 +88,25 @@ def never_less(changes: Sequence[Change]) -> tuple[Change, ...]:
 
 def rate_held(tiers: Sequence[Tier], changes: Sequence[Change]) -> Fraction:
     """What the held units cost, exact."""
-    amount, level, highest = Fraction(0), ZERO, ZERO
+    parts, highest = parts_by_tier(tiers, changes)
+    amount = sum((part * Fraction(tier.unit) for part, tier in zip(parts, tiers, strict=True)), Fraction(0))
+    return amount + sum((Fraction(tier.flat) for tier in _reached(tiers, highest)), Fraction(0))
+
+
+def parts_by_tier(tiers: Sequence[Tier], changes: Sequence[Change]) -> tuple[list[Fraction], Decimal]:
+    """The prorated units in each tier, and the highest level."""
+    parts = [Fraction(0)] * len(tiers)
+    level = highest = ZERO
     for change in changes:
         if not change.units:
             continue
         after = EXACT.add(level, change.units)
-        per_unit = change.prorated / Fraction(change.units)
-        sign = 1 if change.units > 0 else -1
-        for units, tier in _between(tiers, min(level, after), max(level, after)):
-            amount += sign * Fraction(units) * per_unit * Fraction(tier.unit)
+        share = change.prorated / Fraction(change.units) * (1 if change.units > 0 else -1)
+        for index, units in _between(tiers, min(level, after), max(level, after)):
+            parts[index] += Fraction(units) * share
         level = after
         highest = max(highest, level)
-    return amount + sum((Fraction(tier.flat) for tier in _reached(tiers, highest)), Fraction(0))
+    return parts, highest
 
 
 def prorated_units(changes: Iterable[Change]) -> Fraction:
@@ -117,13 +114,13 @@ def prorated_units(changes: Iterable[Change]) -> Fraction:
     return sum((change.prorated for change in changes), Fraction(0))
 
 
-def _between(tiers: Sequence[Tier], low: Decimal, high: Decimal) -> Iterable[tuple[Decimal, Tier]]:
-    """The parts of `(low, high]` by tier."""
+def _between(tiers: Sequence[Tier], low: Decimal, high: Decimal) -> Iterable[tuple[int, Decimal]]:
+    """The parts of `(low, high]` by place of the tier."""
     start = low
-    for tier in tiers:
+    for index, tier in enumerate(tiers):
         end = high if tier.up_to is None else min(high, tier.up_to)
         if end > start:
-            yield EXACT.subtract(end, start), tier
+            yield index, EXACT.subtract(end, start)
             start = end
 
 

@@ -268,7 +268,7 @@ SELECT tenant_id, series, date_trunc('hour', {_INSTANT}, 'UTC') AS hour, partiti
  ORDER BY tenant_id, series, hour, partition
     ON CONFLICT (tenant_id, series, hour, partition) DO UPDATE
    SET events = usage_window.events + EXCLUDED.events,
-       total = usage_window.total + EXCLUDED.total,
+       total = coalesce(usage_window.total + EXCLUDED.total, usage_window.total, EXCLUDED.total),
        lowest = least(usage_window.lowest, EXCLUDED.lowest),
        highest = greatest(usage_window.highest, EXCLUDED.highest),
        first_offset = least(usage_window.first_offset, EXCLUDED.first_offset),

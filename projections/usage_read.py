@@ -1,29 +1,17 @@
-"""Reading usage: exact quantities up to a cut, late usage, what changed. Every call sees the transaction's snapshot.
-
-A window is used only where all of it lies inside the period and below the cut; elsewhere its rows are read:
-
-    period      |--------------------------------------|
-    hours    .......|.......|.......|.......|.......|.......
-                 rows  window window  rows^  window  rows
-                                          one event beyond the cut
-"""
+"""Reading usage: exact quantities up to a cut, late usage, what changed. Every call sees the transaction's snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 from billing.ids import CustomerId, TenantId
 from billing.invoicing import Need, PartitionPosition
-from billing.metering import NOTHING, Aggregation, Measured, Meter
+from billing.metering import Measured, Meter
 from billing.period import Period
 from projections import generation
 from projections.usage import SET, TOPIC, Tx
-
-_HOUR = timedelta(hours=1)
+from projections.usage_quantities import EVER, measure
 
 
 def quantities(
@@ -39,7 +27,7 @@ def quantities(
     `transactions`: keys of the meters whose events are priced one by one; None: of all that sum. Those are read row by
     row, all others by windows.
     """
-    return {need: _measure(tx, tenant, customer, need, transactions) for need in dict.fromkeys(needs)}
+    return {need: measure(tx, tenant, customer, need, transactions) for need in dict.fromkeys(needs)}
 
 
 def current(tx: Tx, tenant: TenantId, customer: CustomerId, meter: Meter, period: Period) -> Measured:
@@ -47,7 +35,7 @@ def current(tx: Tx, tenant: TenantId, customer: CustomerId, meter: Meter, period
     number = generation.current(tx, SET)
     stored = generation.checkpoints(tx, SET, number, TOPIC)
     positions = tuple(PartitionPosition(partition=each, offset=stored[each]) for each in sorted(stored))
-    return _measure(tx, tenant, customer, Need(meter, period, positions), ())
+    return measure(tx, tenant, customer, Need(meter, period, positions), ())
 
 
 def has_late(
@@ -57,14 +45,19 @@ def has_late(
     period: Period,
     since: Sequence[PartitionPosition],
     until: Sequence[PartitionPosition],
+    *,
+    earlier: bool = False,
 ) -> bool:
-    """Whether usage of `period` lies from `since` on and below `until`: it came after the period's last cut."""
+    """Whether usage of `period` lies from `since` on and below `until`: it came after the period's last cut.
+
+    `earlier`: or of any time before it, which a level carries over into it.
+    """
     row = tx.execute(
         _LATE,
         {
             "tenant": tenant,
             "customer": customer,
-            "start": period.start,
+            "start": EVER if earlier else period.start,
             "end": period.end,
             "since_partitions": [each.partition for each in since],
             "since_offsets": [each.offset for each in since],
@@ -145,176 +138,6 @@ SELECT tenant_id, customer_id, meter, version
  ORDER BY version
 """
 
-
-def _measure(tx: Tx, tenant: str, customer: str, need: Need, transactions: Collection[str] | None) -> Measured:
-    meter = need.meter
-    series = tx.execute(_SERIES, (tenant, customer, meter.key)).fetchall()
-    if not series:
-        return NOTHING
-    cells, of_series = _cells(meter, series)
-    asked = {
-        "tenant": tenant,
-        "series": [number for number, _, _ in series],
-        "cells": of_series,
-        "start": need.period.start,
-        "end": need.period.end,
-        "partitions": [each.partition for each in need.positions],
-        "offsets": [each.offset for each in need.positions],
-    }
-    one_by_one: tuple[Decimal, ...] = ()
-    match meter.aggregation:
-        case Aggregation.UNIQUE:
-            rows = tx.execute(_UNIQUE, asked).fetchall()
-        case Aggregation.LATEST:
-            rows = tx.execute(_LATEST, asked).fetchall()
-        case aggregation:
-            rows = tx.execute(_BY_WINDOW[aggregation], asked | _hours(need.period)).fetchall()
-            if aggregation is Aggregation.SUM and (transactions is None or meter.key in transactions):
-                one_by_one = tuple(number for (number,) in tx.execute(_ONE_BY_ONE, asked).fetchall())
-    by_cell = {cell: (quantity, events) for cell, quantity, events in rows}
-    if None not in by_cell:
-        return NOTHING
-    total, events = by_cell.pop(None)
-    split = sorted((cells[cell], quantity) for cell, (quantity, _) in by_cell.items()) if meter.dimensions else ()
-    return Measured(total=total, cells=tuple(split), transactions=one_by_one, events=events)
-
-
-_SERIES = """
-SELECT series, dimension_names, dimension_values
-  FROM usage_series
- WHERE tenant_id = %s AND customer_id = %s AND meter = %s
- ORDER BY series
-"""
-
-
-def _cells(meter: Meter, series: Sequence[tuple[int, list[str], list[str]]]) -> tuple[list[tuple[str, ...]], list[int]]:
-    """The combinations of dimension values, and for each series the place of its own.
-
-    A series that was recorded under other dimensions has empty values for those it lacks.
-    """
-    places: dict[tuple[str, ...], int] = {}
-    of_series = []
-    for _, names, values in series:
-        known: Mapping[str, str] = dict(zip(names, values, strict=True))
-        cell = tuple(known.get(name, "") for name in meter.dimensions)
-        of_series.append(places.setdefault(cell, len(places)))
-    return list(places), of_series
-
-
-def _hours(period: Period) -> dict[str, Any]:
-    """The whole hours in `period`, and what is left at its edges."""
-    first, last = _hour_of(period.start), _hour_of(period.end)
-    if first < period.start:
-        first += _HOUR
-    edges = [(period.start, first), (last, period.end)] if first <= last else [(period.start, period.end)]
-    edges = [(start, end) for start, end in edges if start < end]
-    return {
-        "first_hour": first,
-        "last_hour": last,
-        "edge_starts": [start for start, _ in edges],
-        "edge_ends": [end for _, end in edges],
-    }
-
-
-def _hour_of(instant: datetime) -> datetime:
-    return instant.replace(minute=0, second=0, microsecond=0)
-
-
-_ASKED = """
-WITH cut AS (SELECT * FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS c (partition, below)),
-     asked AS (SELECT * FROM unnest(%(series)s::bigint[], %(cells)s::integer[]) AS a (series, cell)),
-"""
-
-# Every row of the period below the cut.
-_ROWS = (
-    _ASKED
-    + """
-     rows AS (
-         SELECT a.cell, v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index
-           FROM asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-           JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
-          WHERE v.event_time >= %(start)s AND v.event_time < %(end)s)
-"""
-)
-
-_UNIQUE = (
-    _ROWS
-    + """
-SELECT cell, count(DISTINCT text_value)::numeric, count(*)
-  FROM rows
- WHERE text_value IS NOT NULL
- GROUP BY GROUPING SETS ((cell), ())
-HAVING count(*) > 0
-"""
-)
-
-# The last in time; of several at one instant the one that stands last in the log.
-_LATEST = (
-    _ROWS
-    + """
-SELECT cell,
-       trim_scale((array_agg(number
-                             ORDER BY event_time DESC, partition DESC, record_offset DESC, batch_index DESC))[1]),
-       count(*)
-  FROM rows
- WHERE number IS NOT NULL
- GROUP BY GROUPING SETS ((cell), ())
-HAVING count(*) > 0
-"""
-)
-
-_ONE_BY_ONE = (
-    _ROWS
-    + """
-SELECT trim_scale(number)
-  FROM rows
- WHERE number IS NOT NULL
- ORDER BY event_time, partition, record_offset, batch_index
-"""
-)
-
-_WINDOWS = (
-    _ASKED
-    + """
-     windows AS (
-         SELECT a.cell, w.*, c.below
-           FROM asked a
-           JOIN usage_window w ON w.tenant_id = %(tenant)s AND w.series = a.series
-           JOIN cut c ON c.partition = w.partition AND w.first_offset < c.below
-          WHERE w.hour >= %(first_hour)s AND w.hour < %(last_hour)s AND w.total IS NOT NULL),
-     parts AS (
-         SELECT cell, events, total, lowest, highest
-           FROM windows
-          WHERE last_offset < below
-          UNION ALL
-         SELECT w.cell, 1, v.number, v.number, v.number
-           FROM windows w
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = w.series AND v.partition = w.partition
-                             AND v.event_time >= w.hour AND v.event_time < w.hour + interval '1 hour'
-                             AND v.record_offset < w.below
-          WHERE w.last_offset >= w.below AND v.number IS NOT NULL
-          UNION ALL
-         SELECT a.cell, 1, v.number, v.number, v.number
-           FROM unnest(%(edge_starts)s::timestamptz[], %(edge_ends)s::timestamptz[]) AS e (start, stop)
-          CROSS JOIN asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-                             AND v.event_time >= e.start AND v.event_time < e.stop
-           JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
-          WHERE v.number IS NOT NULL)
-SELECT cell, trim_scale({quantity}), sum(events)::bigint
-  FROM parts
- GROUP BY GROUPING SETS ((cell), ())
-HAVING count(*) > 0
-"""
-)
-
-_BY_WINDOW = {
-    Aggregation.COUNT: _WINDOWS.format(quantity="sum(events)"),
-    Aggregation.SUM: _WINDOWS.format(quantity="sum(total)"),
-    Aggregation.MAX: _WINDOWS.format(quantity="max(highest)"),
-    Aggregation.MIN: _WINDOWS.format(quantity="min(lowest)"),
-}
 
 # Windows tell at once that most hours hold nothing late; the rows decide about the others.
 _LATE = """

@@ -26,7 +26,17 @@ from billing.catalog import PriceBookPublished
 from billing.envelope import CommandResult, Outcome
 from billing.ids import CustomerId, TenantId
 from billing.invoice import IssueInvoice
-from billing.invoicing import RATING_ENGINES, LatePeriod, Need, PartitionPosition, lines, needs, one_by_one, versions
+from billing.invoicing import (
+    RATING_ENGINES,
+    LatePeriod,
+    Need,
+    PartitionPosition,
+    carries_over,
+    lines,
+    needs,
+    one_by_one,
+    versions,
+)
 from billing.metering import Measured
 from infra import postgres, telemetry
 from infra.errors import Conflict, Transient
@@ -61,8 +71,8 @@ class Snapshot(Protocol):
     def book(self, tenant: TenantId, version: int) -> PriceBookPublished:
         """A version of the price book. Raises `LookupError`: it is not projected yet."""
 
-    def late(self, job: Job) -> list[LatePeriod]:
-        """Those of the run's earlier periods in which usage arrived since they were billed."""
+    def has_late(self, job: Job, closed: LatePeriod, *, earlier: bool) -> bool:
+        """Whether usage of a closed period, or `earlier` usage, arrived since that was billed."""
 
     def quantities(
         self, tenant: TenantId, customer: CustomerId, wanted: Sequence[Need], one_by_one: Collection[str]
@@ -208,11 +218,11 @@ def rate(job: Job, snapshot: Snapshot) -> IssueInvoice:
         raise ValueError(f"the run was fixed for rating engine {run.rating_engine}; this knows {known}")
     if not snapshot.passed(job.tenant_id, run.cut.positions):
         raise NotReady("usage up to the cut is not counted yet")
-    late = snapshot.late(job)
     try:
-        books = {version: snapshot.book(job.tenant_id, version) for version in versions(run, late)}
+        books = {version: snapshot.book(job.tenant_id, version) for version in versions(run, run.late)}
     except LookupError as e:
         raise NotReady(str(e)) from e
+    late = [each for each in run.late if snapshot.has_late(job, each, earlier=carries_over(each, books))]
     wanted = needs(run, books, late)
     alone = one_by_one(run, books, late)
     quantities = snapshot.quantities(job.tenant_id, run.customer_id, wanted, alone) if wanted else {}
@@ -231,15 +241,11 @@ class PostgresSnapshot:
     def book(self, tenant: TenantId, version: int) -> PriceBookPublished:
         return price_books.book(self._tx, tenant, version)
 
-    def late(self, job: Job) -> list[LatePeriod]:
-        run = job.run
-        return [
-            each
-            for each in run.late
-            if usage_read.has_late(
-                self._tx, job.tenant_id, run.customer_id, each.span.period, each.since, run.cut.positions
-            )
-        ]
+    def has_late(self, job: Job, closed: LatePeriod, *, earlier: bool) -> bool:
+        run, period = job.run, closed.span.period
+        return usage_read.has_late(
+            self._tx, job.tenant_id, run.customer_id, period, closed.since, run.cut.positions, earlier=earlier
+        )
 
     def quantities(
         self, tenant: TenantId, customer: CustomerId, wanted: Sequence[Need], one_by_one: Collection[str]

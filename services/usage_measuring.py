@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from billing.errors import Rejected
 from billing.metering import (
+    GONE,
     ID_LENGTH_MAX,
     TEXT_LENGTH_MAX,
     Aggregation,
@@ -19,19 +20,22 @@ from billing.metering import (
     check_event,
     number,
     readings,
+    time_band,
 )
 from projections.usage import Series
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+QUARTERS_KNOWN_MAX = 10_000  # a hundred days
 SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
 _MICROSECOND = timedelta(microseconds=1)
-_DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
+_DAY_US, _QUARTER_US, _MINUTE_US = 86_400_000_000, 900_000_000, 60_000_000
+_GONE = format(GONE, "f")
 
 RawEvent = dict[str, Any]
 
 
 class Contribution(NamedTuple):
-    """What an event contributes to one meter: a number as decimal text, or a thing counted once."""
+    """What an event contributes to one meter: a number as decimal text, or a thing, with `GONE` one that is gone."""
 
     series: Series
     number: str | None
@@ -68,7 +72,8 @@ class Measuring:
         ):
             return self._slowly(raw, present_us)
         tenant, customer = self.control.tenant, raw["customer"]
-        return [made for each in compiled if (made := each.read(tenant, customer, properties)) is not None]
+        at = raw["time"]
+        return [made for each in compiled if (made := each.read(tenant, customer, properties, at)) is not None]
 
     def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
         event = event_of(raw)
@@ -95,14 +100,19 @@ class _Compiled:
         self._field = f"properties.{meter.value}"
         self._is_count = meter.aggregation is Aggregation.COUNT
         self._is_unique = meter.aggregation is Aggregation.UNIQUE
+        self._signed = meter.signed
         self._filters = [(each.property, frozenset(each.values)) for each in meter.filters]
+        self._removal = (meter.removal.property, frozenset(meter.removal.values)) if meter.removal else None
+        self._band = _Bands(meter) if meter.time_of_day else None
         self._series: dict[tuple[str, ...], Series] = {}
 
-    def read(self, tenant: str, customer: str, properties: dict[str, str]) -> Contribution | None:
+    def read(self, tenant: str, customer: str, properties: dict[str, str], at_us: int) -> Contribution | None:
         for name, allowed in self._filters:
             if properties.get(name) not in allowed:
                 return None
         key = (customer, *[properties.get(each, "") for each in self._names]) if self._names else (customer,)
+        if self._band is not None:
+            key = self._band.placed(key, at_us)
         series = self._series.get(key)
         if series is None:
             if len(self._series) > SERIES_KNOWN_MAX:
@@ -112,11 +122,32 @@ class _Compiled:
             return Contribution(series, "1", None)
         value = properties.get(self._value)
         if self._is_unique:
-            return Contribution(series, None, value) if value else None
+            gone = self._removal is not None and properties.get(self._removal[0]) in self._removal[1]
+            return Contribution(series, _GONE if gone else None, value) if value else None
         if value is None:
             raise Rejected("missing_value", f"meter {self._key!r} needs it as a number", field=self._field)
-        number(value, self._field)  # for its refusals
+        number(value, self._field, signed=self._signed)  # for its refusals
         return Contribution(series, value, None)
+
+
+class _Bands:
+    """The part of the day of an event, known by quarters of an hour: every zone is some of them from UTC."""
+
+    def __init__(self, meter: Meter) -> None:
+        assert meter.time_of_day is not None
+        self._place = 1 + meter.dimensions.index(meter.time_of_day.dimension)
+        self._name = time_band(meter)
+        self._known: dict[int, str] = {}
+
+    def placed(self, key: tuple[str, ...], at_us: int) -> tuple[str, ...]:
+        """`key`, a customer and the values of the dimensions, with the part of the day in its place."""
+        quarter = at_us // _QUARTER_US
+        name = self._known.get(quarter)
+        if name is None:
+            if len(self._known) > QUARTERS_KNOWN_MAX:
+                self._known.clear()
+            name = self._known[quarter] = self._name(EPOCH + timedelta(microseconds=quarter * _QUARTER_US))
+        return (*key[: self._place], name, *key[self._place + 1 :])
 
 
 def event_of(raw: RawEvent) -> UsageEvent:

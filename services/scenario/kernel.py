@@ -19,7 +19,7 @@ from billing.envelope import CommandEnvelope, CommandMeta, EventEnvelope
 from billing.errors import Rejected
 from billing.ids import CustomerId, SubscriptionId, TenantId
 from billing.invoice import InvoiceFinalized, IssueInvoice
-from billing.invoicing import BillingRun, lines, needs, one_by_one
+from billing.invoicing import BillingRun, LatePeriod, carries_over, lines, needs, one_by_one
 from billing.metering import UsageEvent
 from billing.payment import RecordManualPayment
 from billing.plan_change import (
@@ -31,7 +31,7 @@ from billing.plan_change import (
     RemoveAddOn,
 )
 from billing.prepaid import BALANCE_PRIORITY, GrantCredit
-from billing.pricing import AddOnQuantity
+from billing.pricing import AddOnQuantity, Books
 from billing.subscription import (
     ActivateSubscription,
     Active,
@@ -312,14 +312,17 @@ class _Office:
 
     def _issue(self, run: BillingRun) -> None:
         books = {book.version: book for book in self._state.catalog.books}
-        until = run.cut.positions
-        late = [each for each in run.late if self._usage.has_late(run.customer_id, each.span.period, each.since, until)]
+        late = [each for each in run.late if self._has_late(run, each, books)]
         alone = one_by_one(run, books, late)
         quantities = {
             need: self._usage.measure(run.customer_id, need, need.meter.key in alone)
             for need in needs(run, books, late)
         }
         self._decide(IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities)))
+
+    def _has_late(self, run: BillingRun, closed: LatePeriod, books: Books) -> bool:
+        period, until, earlier = closed.span.period, run.cut.positions, carries_over(closed, books)
+        return self._usage.has_late(run.customer_id, period, closed.since, until, earlier=earlier)
 
 
 def unnamed(refusal: Refusal, invoices: Sequence[InvoiceFinalized]) -> Refusal:

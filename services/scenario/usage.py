@@ -6,16 +6,16 @@ feeds the meters of its time of arrival, and is read below a cut. `scenario run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
-from billing import aggregation
-from billing.aggregation import Method, Point
+from billing.aggregation import Point
 from billing.errors import Rejected
-from billing.invoicing import Need, PartitionPosition
-from billing.metering import NOTHING, Aggregation, Measured, Meter, Reading, UsageEvent, check_event, readings
+from billing.invoicing import PartitionPosition
+from billing.measuring import Need, measured
+from billing.metering import GONE, Aggregation, Measured, Meter, Reading, UsageEvent, check_event, readings
 from billing.period import Period
 from billing.tenant import UsageBounds
 
@@ -94,10 +94,12 @@ class UsageLog:
     def _value(self, event: UsageEvent, reading: Reading, position: int, count: int) -> _Value:
         names = self.meters[reading.meter].dimensions
         dimensions = dict(zip(names, reading.dimensions, strict=True))
+        thing = reading.text is not None
         point = Point(
             at=event.time,
-            value=reading.number if reading.number is not None else Decimal(1),
+            value=Decimal(1) if thing or reading.number is None else reading.number,
             thing=reading.text or "",
+            removes=thing and reading.number == GONE,
             key=f"{position:012}",
         )
         return _Value(event.customer, reading.meter, dimensions, position, point, count)
@@ -105,26 +107,13 @@ class UsageLog:
     def measure(self, customer: str, need: Need, one_by_one: bool) -> Measured:
         """What a meter measured in a period below a cut; `one_by_one` adds the value of each event."""
         below = sum(each.offset for each in need.positions if each.partition == PARTITION)
-        found = [each for each in self._of(customer, need.period, 0, below) if each.meter == need.meter.key]
-        if not found:
-            return NOTHING
-        method = Method(need.meter.aggregation.value)
-        cells: dict[tuple[str, ...], list[Point]] = {}
         points: list[Point] = []
-        for each in found:
-            alike = [each.point] * each.count
-            points += alike
-            if need.meter.dimensions:
+        for each in self._of(customer, None, need.period.end, 0, below):
+            if each.meter == need.meter.key:
                 cell = tuple(each.dimensions.get(name, "") for name in need.meter.dimensions)
-                cells.setdefault(cell, []).extend(alike)
-        ordered = sorted(points, key=lambda point: (point.at, point.key))
+                points += [replace(each.point, dimensions=cell)] * each.count
         summed = one_by_one and need.meter.aggregation is Aggregation.SUM
-        return Measured(
-            total=_measured(method, points, need.period),
-            cells=tuple((cell, _measured(method, inside, need.period)) for cell, inside in sorted(cells.items())),
-            transactions=tuple(point.value for point in ordered) if summed else (),
-            events=len(points),
-        )
+        return measured(need, points, one_by_one=summed)
 
     def has_late(
         self,
@@ -132,20 +121,16 @@ class UsageLog:
         period: Period,
         since: Sequence[PartitionPosition],
         until: Sequence[PartitionPosition],
+        *,
+        earlier: bool = False,
     ) -> bool:
-        """Whether usage of `period` arrived between two cuts."""
+        """Whether usage of `period`, or with `earlier` also of the time before it, arrived between two cuts."""
         first, below = (sum(each.offset for each in cut if each.partition == PARTITION) for cut in (since, until))
-        return bool(self._of(customer, period, first, below))
+        start = None if earlier else period.start
+        return any(True for _ in self._of(customer, start, period.end, first, below))
 
-    def _of(self, customer: str, period: Period, first: int, below: int) -> list[_Value]:
-        return [
-            each
-            for each in self._values
-            if each.customer == customer and first <= each.position < below and each.point.at in period
-        ]
-
-
-def _measured(method: Method, points: Sequence[Point], period: Period) -> Decimal:
-    quantity = aggregation.measure(method, points, period)
-    assert isinstance(quantity, Decimal)
-    return quantity
+    def _of(self, customer: str, start: datetime | None, end: datetime, first: int, below: int) -> Iterator[_Value]:
+        for each in self._values:
+            at = each.point.at
+            if each.customer == customer and first <= each.position < below and at < end and (not start or at >= start):
+                yield each

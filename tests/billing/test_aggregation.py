@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.aggregation import (
-    Method,
     Point,
     by_dimensions,
     measure,
@@ -24,6 +23,7 @@ from billing.aggregation import (
     windows,
 )
 from billing.errors import Rejected
+from billing.metering import Aggregation
 from billing.period import Period
 from billing.price import Tier
 from billing.proration import ProrationUnit
@@ -44,30 +44,30 @@ POINTS = [at(1, "5"), at(2, "2.5"), at(9, "-1"), at(9, "7", key="b"), at(31, "3"
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (Method.COUNT, 5),
-        (Method.SUM, D("16.5")),
-        (Method.MAX, 7),
-        (Method.MIN, -1),
-        (Method.LATEST, 3),
-        (Method.AVERAGE, Fraction(33, 10)),
+        (Aggregation.COUNT, 5),
+        (Aggregation.SUM, D("16.5")),
+        (Aggregation.MAX, 7),
+        (Aggregation.MIN, -1),
+        (Aggregation.LATEST, 3),
+        (Aggregation.AVERAGE, Fraction(33, 10)),
     ],
 )
-def test_points_become_one_quantity(method: Method, expected: Decimal | Fraction) -> None:
+def test_points_become_one_quantity(method: Aggregation, expected: Decimal | Fraction) -> None:
     outside = [at(0, "100"), at(32, "100")]
     assert measure(method, [*POINTS, *outside], MARCH) == expected
 
 
-@pytest.mark.parametrize("method", [each for each in Method if each is not Method.PERCENTILE])
-def test_without_points_there_is_nothing(method: Method) -> None:
+@pytest.mark.parametrize("method", [each for each in Aggregation if each is not Aggregation.PERCENTILE])
+def test_without_points_there_is_nothing(method: Aggregation) -> None:
     assert measure(method, [], MARCH) == 0
 
 
 def test_of_one_instant_the_greater_key_is_the_latest() -> None:
-    assert measure(Method.LATEST, [at(9, "7", key="b"), at(9, "1", key="a")], MARCH) == 7
+    assert measure(Aggregation.LATEST, [at(9, "7", key="b"), at(9, "1", key="a")], MARCH) == 7
 
 
-@given(st.permutations(POINTS), st.sampled_from([each for each in Method if each is not Method.PERCENTILE]))
-def test_the_order_of_arrival_does_not_matter(points: list[Point], method: Method) -> None:
+@given(st.permutations(POINTS), st.sampled_from([each for each in Aggregation if each is not Aggregation.PERCENTILE]))
+def test_the_order_of_arrival_does_not_matter(points: list[Point], method: Aggregation) -> None:
     assert measure(method, points, MARCH) == measure(method, POINTS, MARCH)
 
 
@@ -79,7 +79,7 @@ def test_distinct_things_are_counted_until_they_leave() -> None:
         at(4, thing="a", removes=True),
         at(5, thing="x", removes=True),
     ]
-    assert measure(Method.UNIQUE, points, MARCH) == 1
+    assert measure(Aggregation.UNIQUE, points, MARCH) == 1
     assert present(points, before=["z"]) == {"b", "z"}
 
 
@@ -98,10 +98,10 @@ def test_a_percentile_outside_its_range_is_refused(percent: str) -> None:
 
 def test_a_level_counts_for_the_time_it_is_held() -> None:
     assert weighted_sum([at(6, "2500")], MARCH, MARCH) == Fraction(2500 * 26, 31)
-    assert measure(Method.WEIGHTED_SUM, [at(6, "-10")], MARCH, carried=D(10)) == Fraction(10 * 5, 31)
+    assert measure(Aggregation.WEIGHTED_SUM, [at(6, "-10")], MARCH, carried=D(10)) == Fraction(10 * 5, 31)
     half = Period(MARCH.start, START + timedelta(days=15))
     assert weighted_sum([], half, MARCH, carried=D(31)) == 15
-    assert measure(Method.SUM, [at(2, "5")], MARCH, carried=D(10)) == 15
+    assert measure(Aggregation.SUM, [at(2, "5")], MARCH, carried=D(10)) == 15
 
 
 def test_quantities_are_split_by_dimensions_and_by_the_hour_of_the_day() -> None:
@@ -117,7 +117,7 @@ def test_quantities_are_split_by_dimensions_and_by_the_hour_of_the_day() -> None
 )
 def test_a_window_has_its_own_quantity(unit: str, expected: list[str]) -> None:
     points = [Point(START + timedelta(hours=h), D(v)) for h, v in ((30, "2"), (33, "7"), (54, "3"))]
-    found = windows(Method.MAX, points, MARCH, unit, "America/New_York")
+    found = windows(Aggregation.MAX, points, MARCH, unit, "America/New_York")
     assert [each.value for each in found] == [D(each) for each in expected]
     assert sum_of_windows(found) == sum(D(each) for each in expected)
 
@@ -129,7 +129,7 @@ def test_a_daily_window_of_25_hours_is_one() -> None:
         Point(clocks + timedelta(hours=24, minutes=59), D(5)),
         Point(clocks + timedelta(hours=25)),
     ]
-    found = windows(Method.SUM, points, Period(clocks, clocks + timedelta(days=3)), "day", "America/New_York")
+    found = windows(Aggregation.SUM, points, Period(clocks, clocks + timedelta(days=3)), "day", "America/New_York")
     assert [(each.value, each.period.seconds) for each in found] == [(6, 25 * 3600), (1, 24 * 3600)]
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from billing.aggregation import Method, Point, by_dimensions, measure, present, window_start, windows
+from billing.aggregation import Point, by_dimensions, measure, present, window_start, windows
 from billing.errors import Rejected
 from billing.metering import Aggregation, Meter, UsageEvent, read
 from billing.money import Money
@@ -29,14 +29,14 @@ ROUNDINGS = {
     "round": QuantityRounding.HALF_UP,
 }
 METHODS = {
-    "count": Method.COUNT,
-    "sum": Method.SUM,
-    "max": Method.MAX,
-    "min": Method.MIN,
-    "latest": Method.LATEST,
-    "unique_count": Method.UNIQUE,
-    "weighted_sum": Method.WEIGHTED_SUM,
-    "average": Method.AVERAGE,
+    "count": Aggregation.COUNT,
+    "sum": Aggregation.SUM,
+    "max": Aggregation.MAX,
+    "min": Aggregation.MIN,
+    "latest": Aggregation.LATEST,
+    "unique_count": Aggregation.UNIQUE,
+    "weighted_sum": Aggregation.WEIGHTED_SUM,
+    "average": Aggregation.AVERAGE,
 }
 EVER = Period(datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 SECOND = timedelta(seconds=1)
@@ -115,11 +115,11 @@ def _one_quantity(given: Given) -> Results:
     else:
         before = [point for point in found if point.at < period.start] if given.get("recurring") else []
         carried = number(given.get("initial_value")) + sum((point.value for point in before), Decimal(0))
-        if method is Method.UNIQUE:
+        if method is Aggregation.UNIQUE:
             value = Decimal(len(present((point for point in found if point.at in period), present(before))))
         else:
             value = measure(method, found, period, carried=carried)
-    results["value"] = max(value, Decimal(0)) if method is Method.LATEST else value
+    results["value"] = max(value, Decimal(0)) if method is Aggregation.LATEST else value
     results["level_at_end"] = number(given.get("initial_value")) + sum((point.value for point in found), Decimal(0))
     if "unit_price" in given:
         results["amount_cents"] = Money.from_major(Fraction(value) * Fraction(given["unit_price"]), "USD").minor
@@ -150,7 +150,7 @@ def _running_totals(given: Given) -> Results:
     """
     count, limit = given.get("free_events") or 0, number(given.get("free_total"))
     found = points(given)
-    sums = [measure(Method.SUM, found[: i + 1], EVER) for i in range(len(found))]
+    sums = [measure(Aggregation.SUM, found[: i + 1], EVER) for i in range(len(found))]
     if count:
         return {"running_totals": sums[:count]}
     within = [each for each in sums if each <= limit]
@@ -165,7 +165,7 @@ def _by_period(given: Given) -> Results:
         by_unit[event["unit"]].append(Point(instant(event["at"]), number(event["value"])))
     rows = []
     for start, end in pairwise(bounds):
-        quantities = {unit: measure(Method.SUM, by_unit[unit], Period(start, end)) for unit in units}
+        quantities = {unit: measure(Aggregation.SUM, by_unit[unit], Period(start, end)) for unit in units}
         rows.append({"start": start, "end_exclusive": end, **quantities})
     return {"rows": rows}
 

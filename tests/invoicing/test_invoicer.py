@@ -111,8 +111,8 @@ class World:
             raise LookupError(f"price book {version} is not projected yet")
         return self.handler.state(tenant).catalog.books[version - 1]
 
-    def late(self, job: Job) -> list[LatePeriod]:
-        return []
+    def has_late(self, job: Job, closed: LatePeriod, *, earlier: bool) -> bool:
+        return False
 
     def quantities(
         self, tenant: TenantId, customer: CustomerId, wanted: Sequence[Need], one_by_one: Collection[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from billing.ids import TenantId
@@ -22,7 +23,10 @@ LEAST = Meter(key="least", event_type="api", aggregation=Aggregation.MIN, value=
 LAST = Meter(key="last", event_type="api", aggregation=Aggregation.LATEST, value="bytes")
 USERS = Meter(key="users", event_type="api", aggregation=Aggregation.UNIQUE, value="user", dimensions=("region",))
 EU_CALLS = Meter(key="eu", event_type="api", filters=(Filter(property="region", values=("eu", "ch")),))
-METERS = (CALLS, BYTES, PEAK, LEAST, LAST, USERS, EU_CALLS)
+MEAN = Meter(key="mean", event_type="api", aggregation=Aggregation.AVERAGE, value="bytes", dimensions=("region",))
+LEVEL = Meter(key="level", event_type="api", aggregation=Aggregation.WEIGHTED_SUM, value="bytes")
+MEDIAN = Meter(key="median", event_type="api", aggregation=Aggregation.PERCENTILE, value="bytes", percent=Decimal(50))
+METERS = (CALLS, BYTES, PEAK, LEAST, LAST, USERS, EU_CALLS, MEAN, LEVEL, MEDIAN)
 
 
 def event(id: str, at: datetime = NOON, customer: str = "c1", type: str = "api", **properties: str) -> UsageEvent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.errors import Rejected
+from billing.meter import CARRYING, Band, TimeOfDay, check_meter
 from billing.metering import Aggregation, Filter, Meter, UsageEvent, check_event, readings
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
@@ -44,6 +46,9 @@ def test_an_event_is_counted_and_feeds_each_of_its_meters() -> None:
         ("last", (), "2.5", None),
         ("users", ("eu",), None, "ann"),
         ("eu", (), "1", None),
+        ("mean", ("eu",), "2.5", None),
+        ("level", (), "2.5", None),
+        ("median", (), "2.5", None),
     }
     (fates,) = made.fates.values()
     assert (fates.received, fates.counted, fates.duplicate, fates.conflict, fates.rejected) == (1, 1, 0, 0, 0)
@@ -230,22 +235,42 @@ anything = st.builds(
     ),
     properties=st.dictionaries(st.sampled_from(["bytes", "region", "user", "kind"]), numbers),
 )
+TARIFF = TimeOfDay(dimension="user", bands=(Band(begins=6, name="day"), Band(begins=22, name="night")))
+ANY = dict.fromkeys(Aggregation) | {Aggregation.PERCENTILE: Decimal(95)}
 meters = st.lists(
     st.builds(
         Meter,
         key=st.sampled_from("abc"),
         event_type=st.just("api"),
-        aggregation=st.sampled_from([Aggregation.COUNT, Aggregation.SUM, Aggregation.UNIQUE, Aggregation.LATEST]),
+        aggregation=st.sampled_from(Aggregation),
         value=st.just("bytes"),
         dimensions=st.sampled_from([(), ("region",), ("region", "user")]),
         filters=st.lists(
             st.builds(Filter, property=st.sampled_from(["kind", "bytes"]), values=st.sampled_from([("0",), ("1", "")])),
             max_size=2,
         ).map(tuple),
-    ),
+        carries_over=st.booleans(),
+        removal=st.sampled_from([None, Filter(property="kind", values=("0", "1"))]),
+        zone=st.sampled_from(["UTC", "America/New_York", "Asia/Kolkata"]),
+        time_of_day=st.sampled_from([None, TARIFF]),
+    ).map(lambda meter: possible(meter)),
     max_size=3,
     unique_by=lambda meter: meter.key,
-).map(lambda made: [replace(m, value=None) if m.aggregation is Aggregation.COUNT else m for m in made])
+)
+
+
+def possible(meter: Meter) -> Meter:
+    """The meter without what does not go with its aggregation."""
+    made = replace(
+        meter,
+        value=None if meter.aggregation is Aggregation.COUNT else meter.value,
+        percent=ANY[meter.aggregation],
+        carries_over=meter.carries_over and meter.aggregation in CARRYING,
+        removal=meter.removal if meter.aggregation is Aggregation.UNIQUE else None,
+        time_of_day=meter.time_of_day if "user" in meter.dimensions else None,
+    )
+    check_meter(made, "meter")
+    return made
 
 
 @settings(max_examples=300)
@@ -267,8 +292,6 @@ def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: lis
         return [(r.meter, r.dimensions, r.number, r.text) for r in found if r.number is not None or r.text is not None]
 
     def quickly() -> Any:
-        from decimal import Decimal
-
         found = Measuring(made, 0, b"").contributions(raw, (NOON - EPOCH) // timedelta(microseconds=1))
         return [
             (c.series.meter, c.series.values, None if c.number is None else Decimal(c.number), c.text) for c in found

@@ -179,7 +179,7 @@ def test_what_changed_is_told_once_per_change(bench: Bench) -> None:
     log.append(batch(event("1")))
     bench.apply(log.records)
     first, mark = changed(0)
-    assert {each.meter for each in first} == {"calls", "bytes", "peak", "least", "last"}
+    assert {each.meter for each in first} == {"calls", "bytes", "peak", "least", "last", "mean", "level", "median"}
     assert changed(mark)[0] == []
     log.append(batch(event("2", user="ann")))
     bench.apply(log.records[-1:])
