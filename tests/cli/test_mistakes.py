@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from billing.aggregation import Method, Point, measure
+from billing.aggregation import Point, measure
 from billing.errors import CurrencyMismatch, Rejected
 from billing.metering import Aggregation, Meter, UsageEvent, check_event, readings
 from billing.money import Money
@@ -145,7 +145,7 @@ def test_usage_of_an_unknown_meter_is_refused_with_those_that_exist() -> None:
 def test_forty_digits_are_measured_exactly() -> None:
     points = [Point(NOW, Decimal(FORTY_DIGITS), key=str(n)) for n in range(3)]
     july = Period(NOW, datetime(2026, 4, 1, tzinfo=UTC))
-    assert measure(Method.SUM, points, july) == 3 * int(FORTY_DIGITS)
+    assert measure(Aggregation.SUM, points, july) == 3 * int(FORTY_DIGITS)
 
 
 def test_an_anchor_of_31_in_a_calendar_plan_is_refused() -> None:
