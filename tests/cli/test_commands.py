@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from billing.tenant import AdvanceClock
 from infra.settings import Settings
 from services.cli import main
+from services.commands import CommandClient
 from tests.stack import Stack
+from tests.waiting import eventually
 
 CATALOG = """\
 tenant:
@@ -59,6 +63,9 @@ def system(stack: Stack) -> Iterator[Settings]:
     """What a catalogue needs, on a database and topics of this module."""
     settings = stack.fresh(billing_partitions=1, usage_partitions=1)
     processes = [stack.start(name, settings) for name in ("command-handler", "projector", "meters")]
+    with CommandClient(settings) as client:
+        # A process that was just started takes its time until it has its partitions.
+        client.request("nobody", AdvanceClock(to=datetime.now(UTC)), key="test:warm", actor="test", timeout=120)
     yield settings
     for each in processes:
         stack.stop(each)
@@ -114,7 +121,7 @@ def test_a_catalogue_is_applied_once_and_is_then_so(tallybook: Run, tmp_path: Pa
 
 def test_people_read_tenants_clock_keys_and_invoices(tallybook: Run, tmp_path: Path) -> None:
     assert tallybook("catalog", "apply", written(tmp_path))[0] == 0
-    assert "Shop" in tallybook("tenants", "list")[1]
+    eventually(lambda: "Shop" in tallybook("tenants", "list")[1], within_s=60)
     assert "2013-01-01 00:00:00-05:00" in tallybook("clock", "show")[1]
     code, out, _ = tallybook("clock", "advance", "--to", "2013-01-10 00:00")
     assert (code, "2013-01-10 00:00:00-05:00" in out) == (0, True)
@@ -133,6 +140,7 @@ def test_people_read_tenants_clock_keys_and_invoices(tallybook: Run, tmp_path: P
 
 def test_people_change_what_a_customer_is_given_and_taxed(tallybook: Run, tmp_path: Path) -> None:
     assert tallybook("catalog", "apply", written(tmp_path))[0] == 0
+    eventually(lambda: "Shop" in tallybook("tenants", "list")[1], within_s=60)
     code, out, err = tallybook("customers", "jurisdiction", "acme", "US-NY", "--json")
     assert (code, json.loads(out)["jurisdiction"]) == (0, "US-NY"), err
     words = ("customers", "grant", "acme", "20.00", "USD", "--as", "spring", "--until", "2013-03-01")
