@@ -182,17 +182,47 @@ _ONE_RECORD: Final[Mapping[str, Any]] = {
 }
 
 
+class Pulse:
+    """Ends a process whose loop came to a standstill; for loops that read no log of their own."""
+
+    def __init__(self, limit_s: float, end: Callable[[int], object] = os._exit) -> None:
+        self._limit_s = limit_s
+        self._end = end
+        self._beat_s = time.monotonic()
+
+    def beat(self) -> None:
+        """The loop goes on; say it each time round, also after what failed."""
+        self._beat_s = time.monotonic()
+
+    def look(self, now_s: float) -> None:
+        """End the process if the last beat is too long ago."""
+        still_s = now_s - self._beat_s
+        if still_s >= self._limit_s:
+            log.error("loop does not go on", still_s=round(still_s))
+            self._end(STALLED)
+
+
+def beating(settings: Settings) -> Pulse:
+    """A pulse that is looked at every two seconds as long as the process lives."""
+    pulse = Pulse(settings.stall_timeout.total_seconds())
+    _look_always(pulse.look)
+    return pulse
+
+
 def watched(settings: Settings) -> Watchdog:
     """A watchdog that looks every two seconds as long as the process lives."""
     watchdog = Watchdog(LogProbe(KafkaConfig.of(settings)), settings.stall_timeout.total_seconds())
+    _look_always(lambda now_s: watchdog.look(now_s, datetime.now(UTC)))
+    return watchdog
 
+
+def _look_always(look: Callable[[float], None]) -> None:
     def run() -> None:
         while True:
             time.sleep(LOOK_S)
             try:
-                watchdog.look(time.monotonic(), datetime.now(UTC))
+                look(time.monotonic())
             except Exception:  # without a watchdog the process is not watched; that must not be silent either
                 log.exception("watchdog failed")
 
     threading.Thread(target=run, name="watchdog", daemon=True).start()
-    return watchdog

@@ -17,6 +17,7 @@ from infra.failpoints import failpoint
 from infra.redis_cache import RedisCache
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import beating
 from projections import entitlements, generation, tenants, usage_read
 from projections.entitlements import Key
 from services.entitlements import entries
@@ -24,6 +25,10 @@ from services.entitlements import entries
 log = telemetry.logger("services.entitlement_publisher")
 
 PUBLISHED = telemetry.counter("entitlements_published_total", "Entitlements written to Redis.")
+CONFIRMED = telemetry.gauge(
+    "entitlements_confirmed_timestamp_seconds",
+    "Everything counted and granted by this instant (seconds since the epoch) is in Redis.",
+)
 MOVED = "tallybook_moved"
 """Where each transaction that moves a projection says so."""
 POLL = timedelta(milliseconds=100)  # behind a pooler nothing is heard
@@ -81,6 +86,7 @@ class Publisher:
         failpoint("entitlements.after_publish")
         self._cache.mark(told.epoch, moved, usage, as_of)
         told.as_of = as_of
+        CONFIRMED.set(as_of.timestamp())
         told.tenants.update(moved)
         told.usage, told.seen = usage, seen
         PUBLISHED.inc(written)
@@ -91,6 +97,7 @@ class Publisher:
         if told.as_of is None or as_of - told.as_of >= CONFIRM:
             self._cache.mark(told.epoch, {}, told.usage, as_of)
             told.as_of = as_of
+            CONFIRMED.set(as_of.timestamp())
 
     def _publish(self, tx: postgres.Cursor, keys: Sequence[Key]) -> int:
         written = 0
@@ -141,7 +148,9 @@ def main(settings: Settings) -> int:
     listener = None if settings.postgres_pooler else postgres.Listener(postgres.worker_url(settings), MOVED)
     with postgres.worker_pool(settings) as pool:
         publisher = Publisher(pool, cache)
+        pulse = beating(settings)
         while not stop.is_set():
+            pulse.beat()
             try:
                 if publisher.step():
                     continue

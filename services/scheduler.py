@@ -29,6 +29,7 @@ from infra.failpoints import failpoint
 from infra.kafka import KafkaConfig, end_offsets, partition_for
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import beating
 from projections import generation, subscriptions
 from projections.subscriptions import Due
 from services.commands import CommandClient
@@ -260,7 +261,9 @@ def main(settings: Settings) -> int:
             return end_offsets(config, USAGE, list(partitions))
 
         scheduler = Scheduler(leadership, due, ends, commands, clock, usage_partitions=settings.usage_partitions)
+        pulse = beating(settings)
         while not stop.is_set():
+            pulse.beat()
             try:
                 leads = scheduler.step()
             except (Transient, Conflict) as e:

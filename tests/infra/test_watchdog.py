@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 from infra import telemetry
 from infra.errors import Transient
 from infra.kafka import Position
-from infra.watchdog import AGE, STALLED, Unapplied, Watchdog
+from infra.watchdog import AGE, STALLED, Pulse, Unapplied, Watchdog
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HERE: Position = ("usage.events", 3)
@@ -109,3 +110,12 @@ def test_what_another_holds_is_not_watched(ended: list[int]) -> None:
     watchdog.holds({("usage.events", 4): 9}, only=True)
     watchdog.look(60, NOW)
     assert ended == []
+
+
+def test_a_loop_that_stands_still_is_ended(ended: list[int]) -> None:
+    pulse = Pulse(10, ended.append)
+    began = time.monotonic()
+    pulse.look(began + 9)
+    assert ended == []
+    pulse.look(began + 11)
+    assert ended == [STALLED]
