@@ -128,7 +128,7 @@ def _change(server: redis.Redis, stop: threading.Event) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--redis", required=True, help="URL of a Redis or Valkey; keys of the tenant `benchmark` are written there")
+    parser.add_argument("--redis", required=True, help="a Redis or Valkey, in which keys are written")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     check, change, busy = rows = in_process(options.redis)
