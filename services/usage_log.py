@@ -18,7 +18,11 @@ from schemas.errors import DecodeError
 PATIENCE_S: Final = 5.0
 _GAP_MAX: Final = 200  # records between two wanted ones that are read rather than skipped by a new fetch
 # A page wants few records here and there; by default the client would fetch far ahead of each.
-_SPARSE: Final[Mapping[str, Any]] = {"queued.min.messages": 1, "queued.max.messages.kbytes": 4_096}
+_SPARSE: Final[Mapping[str, Any]] = {
+    "queued.min.messages": 1,
+    "queued.max.messages.kbytes": 4_096,
+    "fetch.message.max.bytes": 262_144,
+}
 
 RawEvent = Mapping[str, Any]
 """An event as it stands in the log: id, source, type, customer, time (microseconds since 1970), properties."""

@@ -25,6 +25,7 @@ from infra.failpoints import failpoint
 from infra.kafka import Consumer, KafkaConfig, Record
 from infra.settings import Settings
 from infra.shutdown import on_signals
+from infra.watchdog import Watchdog, watched
 from projections import generation, usage
 from services.event_intake import MOVE_PLACE
 from services.reconcile import events_in
@@ -64,7 +65,7 @@ def main(settings: Settings) -> int:
     stop = on_signals()
     os.nice(_NICENESS)
     with postgres.worker_pool(settings) as pool:
-        recount = Recount(settings, pool)
+        recount = Recount(settings, pool, watchdog=watched(settings))
         try:
             while not stop.is_set():
                 try:
@@ -82,8 +83,9 @@ def main(settings: Settings) -> int:
 class Recount:
     """The second count, and the comparison with the first."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+    def __init__(self, settings: Settings, pool: postgres.Pool, *, watchdog: Watchdog | None = None) -> None:
         self._pool = pool
+        self._watchdog = watchdog
         self._partitions = range(settings.usage_partitions)
         self._consumer = Consumer(KafkaConfig.of(settings), NAME, reset="earliest")
         self._next: dict[int, int] = {}
@@ -115,6 +117,9 @@ class Recount:
             tx.executemany(_ADD, rows)
             failpoint("recount.before_commit")
         self._next |= ends
+        if self._watchdog is not None:
+            for partition, end in ends.items():
+                self._watchdog.applied((usage.TOPIC, partition), end)
         events = sum(row[3] for row in rows)
         COUNTED.inc(events)
         return events
@@ -164,7 +169,10 @@ class Recount:
         with postgres.transaction(self._pool) as tx:
             stored = places(tx)
         self._next = {each: stored.get(each, 0) for each in self._partitions}
-        self._consumer.assign({(usage.TOPIC, each): at for each, at in self._next.items()})
+        starts = {(usage.TOPIC, each): at for each, at in self._next.items()}
+        self._consumer.assign(starts)
+        if self._watchdog is not None:
+            self._watchdog.holds(starts)
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[str, datetime, int, int, int, int]]:
