@@ -234,7 +234,7 @@ def _one_by_one(tx: Tx, tenant: str, question: Question, starts: list[datetime])
             found = usage_read.current(tx, TenantId(tenant), CustomerId(customer), meter, window)
             told = customer if question.by_customer else None
             cells = found.cells if question.by else (((), found.total),)
-            if found.events:
+            if found.events or found.total:  # a level goes on without events
                 made += [Answer(window, told, cell, quantity, found.events) for cell, quantity in cells]
     return made
 

@@ -14,7 +14,7 @@ import pytest
 from billing.aggregation import window_start
 from billing.errors import Rejected
 from billing.invoicing import Need, PartitionPosition
-from billing.metering import Meter
+from billing.metering import Aggregation, Meter
 from billing.period import Period
 from infra import postgres
 from projections import generation, usage_query
@@ -129,6 +129,20 @@ def test_a_meter_that_is_no_plain_aggregate_goes_the_way_of_invoices(
     for more in ({"by": ("kind",), "customer": "c1"}, {"where": {"kind": "a"}, "customer": "c1"}, {"window": "day"}):
         with pytest.raises(Rejected, match="meter 'bytes'"):
             ask(bench, BYTES, period, **more)
+
+
+def test_a_level_goes_on_through_windows_without_events(bench: Bench) -> None:
+    level = replace(BYTES, key="level", carries_over=True)
+    mean = replace(BYTES, key="mean", aggregation=Aggregation.AVERAGE)
+    log = opened(meters=(level, mean))
+    log.append(batch(event("1", NOON - hours(60), bytes="3"), event("2", NOON + hours(1), bytes="4.5")))
+    bench.apply(log.records)
+    period = Period(NOON - hours(84), NOON + hours(36))
+    found = ask(bench, level, period, window="day", customer="c1")
+    assert [str(each.quantity) for each in found] == ["3", "3", "7.5", "7.5"]
+    for meter in (level, mean):
+        for each in ask(bench, meter, period, window="day", customer="c1"):
+            assert each.quantity == billed(bench, meter, each.period).total
 
 
 def test_what_is_too_large_or_unknown_is_refused(bench: Bench) -> None:
