@@ -154,11 +154,15 @@ def check_charge(charge: Charge, meters: dict[str, Meter], where: str) -> None:
             f"only counts and sums add up over the other dimensions of meter {charge.meter!r}; name all of them",
             field=f"{where}.model.dimensions",
         )
-    _check_level(charge, meter, where)
+    check_level(charge, meter, where)
 
 
-def _check_level(charge: Charge, meter: Meter, where: str) -> None:
-    """What carries over is no sequence of transactions, and the time that units are held has its own prices."""
+def check_level(charge: Charge, meter: Meter, where: str) -> None:
+    """Refuse a charge that has no price for a level: it is no sequence of transactions, and time has its own prices.
+
+    Raises:
+        Rejected: naming the wrong field under `where`.
+    """
     if meter.carries_over and isinstance(charge.model, Percentage):
         said = f"meter {meter.key!r} carries over, and a level has no transactions to take a percentage of"
         raise Rejected("unexpected", said, field=f"{where}.model")

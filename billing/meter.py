@@ -16,6 +16,7 @@ from billing.price_check import check_percent
 from billing.tenant import zone
 
 HOURS = 24
+EXPRESSION_LENGTH_MAX = 500  # characters; longer conditions belong into the producer
 
 
 class Aggregation(StrEnum):
@@ -88,6 +89,10 @@ class Meter:
     """Properties by which the quantity can be split, in order."""
     filters: tuple[Filter, ...] = ()
     """Conditions, all of which an event must meet to be measured."""
+    condition: str = ""
+    """CEL expression over `properties` that an event must also meet; empty for none."""
+    expression: str = ""
+    """CEL expression that gives the number, or the thing, instead of `value`; empty for none."""
     percent: Decimal | None = None
     """Which percentile, above 0 up to 100; null unless the aggregation is percentile."""
     carries_over: bool = False
@@ -137,8 +142,17 @@ def check_meter(meter: Meter, path: str) -> None:
         raise Rejected("missing", "a meter needs the type of the events that feed it", field=f"{path}.event_type")
     if meter.aggregation is Aggregation.COUNT and meter.value is not None:
         raise Rejected("unexpected", "a count has no value property", field=f"{path}.value")
-    if meter.aggregation is not Aggregation.COUNT and not meter.value:
-        raise Rejected("missing", f"{meter.aggregation} needs the property to take", field=f"{path}.value")
+    if meter.aggregation is Aggregation.COUNT and meter.expression:
+        raise Rejected("unexpected", "a count has no value; allowed is a condition", field=f"{path}.expression")
+    if meter.aggregation is not Aggregation.COUNT and not meter.value and not meter.expression:
+        said = f"{meter.aggregation} needs the property to take, or an expression"
+        raise Rejected("missing", said, field=f"{path}.value")
+    if meter.value and meter.expression:
+        raise Rejected("unexpected", f"the property {meter.value!r} is taken already", field=f"{path}.expression")
+    for name, source in (("condition", meter.condition), ("expression", meter.expression)):
+        if len(source) > EXPRESSION_LENGTH_MAX:
+            said = f"allowed are up to {EXPRESSION_LENGTH_MAX} characters"
+            raise Rejected("invalid_expression", said, field=f"{path}.{name}")
     if len(set(meter.dimensions)) != len(meter.dimensions):
         raise Rejected("duplicate", "a dimension is named twice", field=f"{path}.dimensions")
     _check_percent(meter, f"{path}.percent")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from billing.errors import Rejected
@@ -147,6 +148,35 @@ class Reading:
 GONE = Decimal(-1)
 
 
+class Formula(Protocol):
+    """A compiled expression of a meter. Rules never evaluate one: they are given what it says of an event.
+
+    Each raises `Rejected` if it cannot be evaluated on an event, or gives something else.
+    """
+
+    def passes(self, properties: Mapping[str, str], source: str) -> bool:
+        """Whether the event meets the condition."""
+
+    def value(self, properties: Mapping[str, str], source: str) -> Decimal:
+        """The number that the event contributes."""
+
+    def text(self, properties: Mapping[str, str], source: str) -> str:
+        """The thing that the event tells of."""
+
+
+Formulas = Callable[[str], Formula]
+"""The compiled form of an expression."""
+
+
+def without_formulas(source: str) -> Formula:
+    """For meters that have no expressions.
+
+    Raises:
+        ValueError: one has.
+    """
+    raise ValueError(f"nobody can evaluate {source!r} here")
+
+
 def check_event(event: UsageEvent, bounds: UsageBounds, present: datetime) -> None:
     """Refuse an event that no meter set could accept, before looking at meters.
 
@@ -171,17 +201,22 @@ def check_event(event: UsageEvent, bounds: UsageBounds, present: datetime) -> No
             )
 
 
-def readings(event: UsageEvent, meters: Sequence[Meter]) -> list[Reading]:
-    """What `event` contributes to each of the tenant's `meters`; empty if filters leave none.
+def readings(event: UsageEvent, meters: Sequence[Meter], formulas: Formulas = without_formulas) -> list[Reading]:
+    """What `event` contributes to each of the tenant's `meters`; empty if filters and conditions leave none.
 
     Raises:
-        Rejected: no meter takes the event's type, or a value is missing, not a number, or negative where it must not.
+        Rejected: no meter takes the event's type; a value is missing, not a number, or negative where it must not; or
+            an expression cannot be evaluated on it.
     """
     candidates = [meter for meter in meters if meter.event_type == event.type]
     if not candidates:
         known = ", ".join(sorted({meter.event_type for meter in meters})) or "none"
         raise Rejected("unknown_meter", f"no meter takes events of type {event.type!r}; known: {known}", field="type")
-    return [read(meter, event) for meter in candidates if passes(meter.filters, event.properties)]
+    return [
+        read(meter, event, formulas)
+        for meter in candidates
+        if passes(meter.filters, event.properties) and meets(meter, event.properties, event.source, formulas)
+    ]
 
 
 def passes(filters: Iterable[Filter], properties: Mapping[str, str]) -> bool:
@@ -189,23 +224,55 @@ def passes(filters: Iterable[Filter], properties: Mapping[str, str]) -> bool:
     return all(properties.get(each.property) in each.values for each in filters)
 
 
-def read(meter: Meter, event: UsageEvent) -> Reading:
-    """What `event` contributes to `meter`, whose type and filters it meets."""
+def meets(meter: Meter, properties: Mapping[str, str], source: str, formulas: Formulas) -> bool:
+    """Whether an event meets the condition of `meter`."""
+    if not meter.condition:
+        return True
+    try:
+        return formulas(meter.condition).passes(properties, source)
+    except Rejected as e:
+        raise _failed(meter, "condition", e) from e
+
+
+def read(meter: Meter, event: UsageEvent, formulas: Formulas = without_formulas) -> Reading:
+    """What `event` contributes to `meter`, whose type, filters and condition it meets."""
     dimensions = tuple(event.properties.get(name, "") for name in meter.dimensions)
     if meter.time_of_day is not None:
         place, band = meter.dimensions.index(meter.time_of_day.dimension), time_band(meter)(event.time)
         dimensions = (*dimensions[:place], band, *dimensions[place + 1 :])
     if meter.aggregation is Aggregation.COUNT:
         return Reading(meter.key, dimensions, Decimal(1), None)
-    assert meter.value is not None
-    value = event.properties.get(meter.value)
+    if meter.expression:
+        value: str | None = evaluated(meter, event.properties, event.source, formulas)
+    else:
+        assert meter.value is not None
+        value = event.properties.get(meter.value)
     if meter.aggregation is Aggregation.UNIQUE:
         # A missing or empty value is no thing to count: the event is accepted and adds nothing.
         gone = bool(value) and meter.removal is not None and passes((meter.removal,), event.properties)
         return Reading(meter.key, dimensions, GONE if gone else None, value or None)
+    field = f"properties.{meter.value}" if meter.value else "properties"
     if value is None:
-        raise Rejected("missing_value", f"meter {meter.key!r} needs it as a number", field=f"properties.{meter.value}")
-    return Reading(meter.key, dimensions, number(value, f"properties.{meter.value}", signed=meter.signed), None)
+        raise Rejected("missing_value", f"meter {meter.key!r} needs it as a number", field=field)
+    return Reading(meter.key, dimensions, number(value, field, signed=meter.signed), None)
+
+
+def evaluated(meter: Meter, properties: Mapping[str, str], source: str, formulas: Formulas) -> str:
+    """What the expression of `meter` gives for an event: decimal text, or the thing."""
+    formula = formulas(meter.expression)
+    try:
+        if meter.aggregation is not Aggregation.UNIQUE:
+            return format(formula.value(properties, source), "f")
+        text = formula.text(properties, source)
+        if len(text) > TEXT_LENGTH_MAX or "\0" in text:
+            raise Rejected("", f"allowed are up to {TEXT_LENGTH_MAX} characters without NUL", field="properties")
+        return text
+    except Rejected as e:
+        raise _failed(meter, "expression", e) from e
+
+
+def _failed(meter: Meter, what: str, refused: Rejected) -> Rejected:
+    return Rejected("expression_failed", f"meter {meter.key!r}, its {what}: {refused.detail}", field=refused.field)
 
 
 def time_band(meter: Meter) -> Callable[[datetime], str]:

@@ -10,6 +10,7 @@ from billing.money import EXACT, WIDE
 from billing.price import ZERO
 
 _TWELVE = Decimal(1).scaleb(-12)
+EXACT_DECIMALS_MAX = 60  # of a product of quantity, price and percentages; `held.DECIMALS` are more
 
 Row = tuple[str, Decimal, Decimal, Decimal, Decimal, bool]
 """A step as a plain tuple: label, quantity, price per unit or percent, flat, amount, whether it is a percentage."""
@@ -111,6 +112,7 @@ def price_figure(number: Decimal) -> str:
 
 
 def shown(number: Decimal) -> Decimal:
-    """`number` with at most 12 decimals, half up: shares of time have no end."""
+    """`number` as it is; only a share of time without an end, kept to many decimals, is shown to 12 of them."""
     exponent = number.as_tuple().exponent
-    return number.quantize(_TWELVE, ROUND_HALF_UP, WIDE) if isinstance(exponent, int) and exponent < -12 else number
+    endless = isinstance(exponent, int) and exponent < -EXACT_DECIMALS_MAX
+    return number.quantize(_TWELVE, ROUND_HALF_UP, WIDE) if endless else number

@@ -20,11 +20,11 @@ from celpy.celparser import CELParseError
 from celpy.evaluation import CELEvalError
 
 from billing.errors import Rejected
+from billing.meter import EXPRESSION_LENGTH_MAX as LENGTH_MAX
 from billing.money import WIDE
 from billing.price import QuantityRounding
 from billing.quantity import SCALE, rounded
 
-LENGTH_MAX = 500  # characters; longer conditions belong into the producer
 REPEATING: Final = frozenset({"map", "filter", "all", "exists", "exists_one", "reduce", "min"})
 
 
@@ -73,6 +73,8 @@ class Expression:
             Rejected: it cannot be evaluated on this event, or gives no exact number.
         """
         found = self._evaluate(properties, source)
+        if isinstance(found, celtypes.BoolType | bool):
+            raise Rejected("invalid_expression", "a value is a number, not bool", field=self.field)
         if isinstance(found, celtypes.IntType | celtypes.UintType):
             return Decimal(int(found))
         if not isinstance(found, Decimal) or not found.is_finite():
@@ -81,6 +83,17 @@ class Expression:
         if isinstance(scale, int) and -scale > SCALE:
             return rounded(Decimal(found), QuantityRounding.HALF_UP, SCALE)
         return Decimal(found)
+
+    def text(self, properties: Mapping[str, str], source: str = "") -> str:
+        """The thing that an event tells of.
+
+        Raises:
+            Rejected: it cannot be evaluated on this event, or gives no text.
+        """
+        found = self._evaluate(properties, source)
+        if not isinstance(found, str):  # a sum of texts is plain text to CEL
+            raise Rejected("invalid_expression", f"a thing is text, not {_kind(found)}", field=self.field)
+        return str(found)
 
     def _evaluate(self, properties: Mapping[str, str], source: str) -> Any:
         given = celtypes.MapType({celtypes.StringType(k): celtypes.StringType(v) for k, v in properties.items()})
@@ -104,7 +117,7 @@ def _refuse_repetition(tree: Any, field: str) -> None:
 def _number(text: Any) -> Any:
     """An exact decimal of plain text or a whole number; CEL reports an error as the expression's own."""
     try:
-        found = Number(str(text)) if isinstance(text, celtypes.StringType) else Number(int(text))
+        found = Number(str(text)) if isinstance(text, str) else Number(int(text))
     except (ArithmeticError, TypeError, ValueError):
         return CELEvalError(f"{str(text)[:40]!r} is no number")
     return found if found.is_finite() else CELEvalError(f"{str(text)[:40]!r} is no finite number")

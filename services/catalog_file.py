@@ -42,6 +42,7 @@ from billing.tax import Jurisdiction, TaxRate, check_jurisdiction
 from billing.tenant import Policies, RegisterTenant, UsageBounds
 from infra.money_format import check_locale
 from services.exact_values import Identifier, LocalTime, Name, Text, Whole
+from services.meter_expressions import check_expressions
 from services.positioned_yaml import Document, Unreadable, load
 from services.shapes import Fault, StrictModel, faults, model_of, value_of
 
@@ -200,7 +201,7 @@ def read(content: bytes) -> CatalogFile:
         if each.locale:
             found += _refusals(partial(check_locale, each.locale), f"customers[{index}].")
     if book is not None:
-        refused = _refusals(lambda: check_price_book(book), "")
+        refused = _refusals(lambda: _checked(book), "")
         found += [*refused, *_references(sections, book)]
         found += [] if refused else _terms(sections, book)
     if found:
@@ -235,6 +236,11 @@ def override(plan: str, content: bytes) -> PriceOverride:
     if made.plan != plan:
         raise _bad(document, [Fault("unexpected", f"these are the prices of {plan!r}", "plan")])
     return made
+
+
+def _checked(book: PublishPriceBook) -> None:
+    check_price_book(book)
+    check_expressions(book.meters)
 
 
 def to_utc(local: datetime, zone: str) -> datetime:

@@ -55,6 +55,10 @@ def price(
             "--events", exists=True, dir_okay=False, help="Usage events, .csv or .jsonl, as for `usage send`."
         ),
     ] = None,
+    period: Annotated[
+        str | None,
+        typer.Option("--period", metavar="START/END", help="What the events are billed for; a level needs it."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What a charge costs for what was used: the amount, its parts, and the arithmetic.
@@ -71,6 +75,7 @@ def price(
     try:
         given = _given(request, None if catalog else charge)
         _add_flags(given, currency, quantity, cell, transaction, catalog is not None)
+        _add_period(given, period)
         priced = price_request.from_catalog(catalog, plan or "", charge or "") if catalog else None
         asked = price_request.complete(given, priced, _events(events) if events else ())
         _report(asked, as_json)
@@ -118,6 +123,18 @@ def _add_flags(
         if name in given.data:
             raise typer.BadParameter(f"the file says {name} already", param_hint=f"--{name.rstrip('s')}")
         given.data[name] = value
+
+
+def _add_period(given: Given, text: str | None) -> None:
+    if text is None:
+        return
+    start, slash, end = text.partition("/")
+    if not slash:
+        said = f"{text!r}: write it as 2026-06-01T00:00:00Z/2026-07-01T00:00:00Z"
+        raise typer.BadParameter(said, param_hint="--period")
+    if "period" in given.data:
+        raise typer.BadParameter("the file says period already", param_hint="--period")
+    given.data["period"] = {"start": start, "end": end}
 
 
 def _cell(text: str) -> dict[str, Any]:

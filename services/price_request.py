@@ -6,6 +6,7 @@
     cells: [{values: [eu], quantity: 40}, {values: [us], quantity: 2}]
     transactions: [500, 10.50]
     events: [{properties: {gb: 5}}]       # with a meter: {aggregation: sum, value: gb}
+    period: {start: 2026-06-01T00:00:00Z, end: 2026-07-01T00:00:00Z}      # of the events, for a level
 
 A fault names its field, such as `charge.model.tiers[1].up_to`.
 """
@@ -21,9 +22,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from billing.catalog_check import check_level
 from billing.errors import Rejected
+from billing.held import is_held
 from billing.invoicing import Need
-from billing.metering import NOTHING, Measured, Meter, UsageEvent, check_meter
+from billing.metering import NOTHING, Aggregation, Measured, Meter, UsageEvent, check_meter
 from billing.money import EXACT, exponent
 from billing.period import Period
 from billing.price import Charge, Flat, Percentage
@@ -32,6 +35,7 @@ from billing.quantity import regrouped
 from billing.tenant import SPAN_MAX, UsageBounds
 from services.catalog_file import read as read_catalog
 from services.exact_values import ExactDecimal, Instant, Name, Text, UnloggedDecimal
+from services.meter_expressions import check_expression
 from services.positioned_yaml import Document, Unreadable, load
 from services.scenario.usage import UsageLog
 from services.shapes import Fault, StrictModel, faults, model_of, value_of
@@ -83,6 +87,13 @@ class EventSection(StrictModel):
     id: Text = ""
 
 
+class PeriodSection(StrictModel):
+    """What is billed; what happened before it is carried over by a meter that does."""
+
+    start: Instant
+    end: Instant
+
+
 class UsedSection(StrictModel):
     """What was used."""
 
@@ -90,6 +101,7 @@ class UsedSection(StrictModel):
     cells: list[CellSection] = Field(default_factory=list)
     transactions: list[UnloggedDecimal] = Field(default_factory=list)
     events: list[EventSection] = Field(default_factory=list)
+    period: PeriodSection | None = None
 
 
 class RequestSection(UsedSection):
@@ -206,7 +218,10 @@ def _measured(section: UsedSection, priced: Priced, events: Sequence[UsageEvent]
     if section.transactions:
         return _of_transactions(section.transactions)
     if section.events or events:
-        return _of_events(events or [_event(each, n, priced) for n, each in enumerate(section.events)], priced)
+        given = events or [_event(each, n, priced) for n, each in enumerate(section.events)]
+        return _of_events(given, priced, _period(section.period, given, priced))
+    if section.period is not None:
+        raise Rejected("unexpected", "only events lie in a period", field="period")
     quantity = section.quantity
     if quantity is None:
         return NOTHING
@@ -247,12 +262,28 @@ def _event(section: EventSection, number: int, priced: Priced) -> UsageEvent:
     )
 
 
-def _of_events(events: Sequence[UsageEvent], priced: Priced) -> Measured:
+def _period(section: PeriodSection | None, events: Sequence[UsageEvent], priced: Priced) -> Period:
+    """The period given, or the span of the events."""
+    if section is not None:
+        if section.start >= section.end:
+            raise Rejected("end_before_start", f"it must be after {section.start}", field="period.end")
+        return Period(section.start, section.end)
+    meter = priced.meter
+    if meter is not None and (meter.carries_over or meter.aggregation is Aggregation.WEIGHTED_SUM):
+        said = "a level is measured over a period: give its start and end"
+        raise Rejected("missing_field", said, field="period")
+    times = [each.time for each in events]
+    return Period(min(times), max(times) + timedelta(microseconds=1))
+
+
+def _of_events(events: Sequence[UsageEvent], priced: Priced, period: Period) -> Measured:
     """What the meter makes of `events`, all of one customer."""
     meter = priced.meter
     if meter is None:
         raise Rejected("missing_field", "events need a meter: which of their values counts?", field="meter")
     check_meter(meter, "meter")
+    check_expression(meter, "meter")
+    check_level(priced.charge, meter, "charge")
     buyers = sorted({each.customer for each in events})
     if len(buyers) > 1:
         said = f"a price is for one customer; these are of {', '.join(buyers[:5])}"
@@ -266,6 +297,6 @@ def _of_events(events: Sequence[UsageEvent], priced: Priced) -> Measured:
         raise Rejected(
             first.refused.code, f"event {first.id}: {first.refused.detail}", field=f"events.{first.refused.field}"
         )
-    period = Period(min(times), max(times) + timedelta(microseconds=1))
-    measured = log.measure(buyers[0], Need(meter, period, log.positions), one_by_one=True)
+    need = Need(meter, period, log.positions, held=is_held(priced.charge, meter))
+    measured = log.measure(buyers[0], need, one_by_one=not need.held)
     return regrouped(measured, meter.dimensions, priced.charge.dimensions)

@@ -18,11 +18,14 @@ from billing.metering import (
     UsageControl,
     UsageEvent,
     check_event,
+    evaluated,
+    meets,
     number,
     readings,
     time_band,
 )
 from projections.usage import Series
+from services.meter_expressions import formula
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 QUARTERS_KNOWN_MAX = 10_000  # a hundred days
@@ -73,7 +76,8 @@ class Measuring:
             return self._slowly(raw, present_us)
         tenant, customer = self.control.tenant, raw["customer"]
         at = raw["time"]
-        return [made for each in compiled if (made := each.read(tenant, customer, properties, at)) is not None]
+        source = raw["source"]
+        return [made for each in compiled if (made := each.read(tenant, customer, properties, at, source)) is not None]
 
     def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
         event = event_of(raw)
@@ -85,7 +89,7 @@ class Measuring:
                 None if each.number is None else format(each.number, "f"),
                 each.text,
             )
-            for each in readings(event, self.control.meters)
+            for each in readings(event, self.control.meters, formula)
             if each.number is not None or each.text is not None
         ]
 
@@ -94,10 +98,11 @@ class _Compiled:
     """A meter, ready to read raw events quickly; gives what `billing.metering.read` gives."""
 
     def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._key = meter.key
         self._names = meter.dimensions
         self._value = meter.value or ""
-        self._field = f"properties.{meter.value}"
+        self._field = f"properties.{meter.value}" if meter.value else "properties"
         self._is_count = meter.aggregation is Aggregation.COUNT
         self._is_unique = meter.aggregation is Aggregation.UNIQUE
         self._signed = meter.signed
@@ -106,10 +111,14 @@ class _Compiled:
         self._band = _Bands(meter) if meter.time_of_day else None
         self._series: dict[tuple[str, ...], Series] = {}
 
-    def read(self, tenant: str, customer: str, properties: dict[str, str], at_us: int) -> Contribution | None:
+    def read(
+        self, tenant: str, customer: str, properties: dict[str, str], at_us: int, source: str
+    ) -> Contribution | None:
         for name, allowed in self._filters:
             if properties.get(name) not in allowed:
                 return None
+        if self._meter.condition and not meets(self._meter, properties, source, formula):
+            return None
         key = (customer, *[properties.get(each, "") for each in self._names]) if self._names else (customer,)
         if self._band is not None:
             key = self._band.placed(key, at_us)
@@ -120,7 +129,10 @@ class _Compiled:
             series = self._series[key] = Series(tenant, customer, self._key, self._names, key[1:])
         if self._is_count:
             return Contribution(series, "1", None)
-        value = properties.get(self._value)
+        if self._meter.expression:
+            value: str | None = evaluated(self._meter, properties, source, formula)
+        else:
+            value = properties.get(self._value)
         if self._is_unique:
             gone = self._removal is not None and properties.get(self._removal[0]) in self._removal[1]
             return Contribution(series, _GONE if gone else None, value) if value else None

@@ -13,6 +13,7 @@ from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, Page, PageCursor
 from services.api.parts import Asking, Reading, asking, reading
 from services.api.problems import not_found
+from services.meter_expressions import check_expressions
 from services.read_rows import PriceBookRow
 from services.shapes import model_of, plain, value_of
 
@@ -31,6 +32,7 @@ def publish(
     """Publish the next version; the answer is the newest one, also if it says the same as before."""
     command = value_of(PublishPriceBook, body)
     check_price_book(command)
+    check_expressions(command.meters)
 
     def newest(tx: Cursor) -> Any:
         return plain(read_models.price_book(tx, asking.tenant))

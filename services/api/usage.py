@@ -29,6 +29,7 @@ from services.api.usage_bodies import (
     usage_content,
 )
 from services.exact_values import Instant, Name, NotFinite, text
+from services.meter_expressions import formula
 from services.shapes import Fault, StrictModel, faults
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
@@ -206,7 +207,7 @@ def _judged(given: Given, judge: Seller) -> tuple[list[ItemResult], list[UsageEv
         try:
             event = _event(item)
             check_event(event, judge.bounds, judge.now)
-            readings(event, judge.meters)
+            readings(event, judge.meters, formula)
             known = events.setdefault((event.source, event.id), event)
             if known is not event and known != event:
                 raise Rejected("id_conflict", "the same source and id stand before with other content", field="id")

@@ -18,6 +18,7 @@ from billing.measuring import Need, measured
 from billing.metering import GONE, Aggregation, Measured, Meter, Reading, UsageEvent, check_event, readings
 from billing.period import Period
 from billing.tenant import UsageBounds
+from services.meter_expressions import formula
 
 PARTITION = 0
 
@@ -71,7 +72,7 @@ class UsageLog:
         self.received += count
         try:
             check_event(event, self.bounds, present)
-            read = readings(event, list(self.meters.values()))
+            read = readings(event, list(self.meters.values()), formula)
         except Rejected as e:
             self.refused += [Refused(event.id, e)] * count
             return

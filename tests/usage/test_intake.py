@@ -16,6 +16,7 @@ from billing.meter import CARRYING, Band, TimeOfDay, check_meter
 from billing.metering import Aggregation, Filter, Meter, UsageEvent, check_event, readings
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
+from services.meter_expressions import formula
 from services.usage_intake import Judged, content_of, identity_of, judge
 from services.usage_measuring import EPOCH, Measuring
 from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
@@ -253,6 +254,8 @@ meters = st.lists(
         removal=st.sampled_from([None, Filter(property="kind", values=("0", "1"))]),
         zone=st.sampled_from(["UTC", "America/New_York", "Asia/Kolkata"]),
         time_of_day=st.sampled_from([None, TARIFF]),
+        condition=st.sampled_from(["", "", 'properties.kind != "1"', "has(properties.user)", "1 +"]),
+        expression=st.sampled_from(["", "", "number(properties.bytes) + number(properties.user)", "properties.kind"]),
     ).map(lambda meter: possible(meter)),
     max_size=3,
     unique_by=lambda meter: meter.key,
@@ -263,7 +266,8 @@ def possible(meter: Meter) -> Meter:
     """The meter without what does not go with its aggregation."""
     made = replace(
         meter,
-        value=None if meter.aggregation is Aggregation.COUNT else meter.value,
+        value=None if meter.aggregation is Aggregation.COUNT or meter.expression else meter.value,
+        expression="" if meter.aggregation is Aggregation.COUNT else meter.expression,
         percent=ANY[meter.aggregation],
         carries_over=meter.carries_over and meter.aggregation in CARRYING,
         removal=meter.removal if meter.aggregation is Aggregation.UNIQUE else None,
@@ -288,7 +292,7 @@ def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: lis
 
     def by_the_rules() -> Any:
         check_event(each, made.bounds, NOON)
-        found = readings(each, made.meters)
+        found = readings(each, made.meters, formula)
         return [(r.meter, r.dimensions, r.number, r.text) for r in found if r.number is not None or r.text is not None]
 
     def quickly() -> Any:
