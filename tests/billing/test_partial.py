@@ -16,7 +16,7 @@ from billing.catalog import Plan
 from billing.invoicing import RATING_ENGINE, LineKind, RatedLine, lines, needs
 from billing.metering import Measured
 from billing.partial import WHOLE, Part
-from billing.plan_change import ChangePlan
+from billing.plan_change import ChangePlan, MigrateSubscription
 from billing.price import Charge, Commitment, Committed, Flat, PerUnit
 from billing.proration import Proration
 from billing.rating import rate
@@ -84,6 +84,21 @@ def test_days_are_those_of_the_zone_of_the_subscription() -> None:
     evening = datetime(2026, 1, 16, 3, tzinfo=UTC)  # still the 15th in New York
     life = begun(a_plan(FEE), start=evening, zone="America/New_York")
     assert life.last_invoice.lines[0].rated.explanation == "31.00 x 17 of 31 days"
+
+
+def test_usage_is_promised_by_the_days_of_the_zone() -> None:
+    evening = datetime(2026, 1, 16, 3, tzinfo=UTC)  # still the 15th in New York
+    life = begun(a_plan(replace(CALLS, minimum=Decimal(31))), start=evening, zone="America/New_York")
+    assert closed(life, "0")[0].amount.minor == 1700
+
+
+def test_a_plan_that_prorates_nothing_has_one_commitment_a_stay() -> None:
+    plan = a_plan(FEE, rule=Proration.NONE, minimum_commitment=Decimal("100.00"))
+    life = begun(plan).given(until(NOON_OF_THE_15TH))
+    life.given(replace(BOOK, plans=(replace(plan, minimum_commitment=Decimal("120.00")),)))
+    life.given(MigrateSubscription(subscription_id=S1, at_period_end=False))
+    (shortfall,) = [each for each in closed(life) if each.kind is LineKind.COMMITMENT]
+    assert (shortfall.amount.minor, shortfall.explanation) == (8900, "120.00 - 31.00 charged")
 
 
 def test_by_day_the_day_of_a_change_is_charged_once_to_the_new_plan() -> None:
@@ -156,6 +171,7 @@ def test_a_run_for_the_first_engine_keeps_its_amounts() -> None:
     charge = replace(CALLS, minimum=Decimal(31))
     (line,) = closed(begun(a_plan(charge), start=NOON_OF_THE_15TH), engine="1")
     assert (line.amount.minor, line.explanation) == (3100, "100 x 0.10 + 21.00 up to the minimum of 31.00")
+    assert line.plan == ""  # it did not say which plan charges a line
 
 
 def test_late_usage_is_rated_by_the_engine_of_its_period() -> None:

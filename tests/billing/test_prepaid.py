@@ -19,6 +19,7 @@ from billing.money import Money
 from billing.prepaid import CreditExpired, CreditGranted, ExpireCredit, GrantCredit
 from tests.billing.tenants import (
     ACTIVATE,
+    APRIL,
     C1,
     FEBRUARY,
     JANUARY,
@@ -125,9 +126,12 @@ def test_grants_pay_by_priority_then_expiry_and_own_money_last() -> None:
 def test_credit_of_a_negative_invoice_is_spent_among_them() -> None:
     life = january(a_debtor(), "-10.00")
     life.given(grant("gift", 400), grant("last", 400, priority=60), until(MARCH), close(MARCH))
-    made = life.given(issue(life, line("15.00"))).last_invoice
-    assert [(each.grant_id, each.amount.minor) for each in made.credits] == [("gift", 400), ("last", 100)]
-    assert made.credit_applied.minor == 1500
+    made = life.given(issue(life, line("6.00"))).last_invoice
+    assert [(each.grant_id, each.amount.minor) for each in made.credits] == [("gift", 400)]
+    life.given(until(APRIL), close(APRIL))
+    made = life.given(issue(life, line("9.00"))).last_invoice
+    assert [(each.grant_id, each.amount.minor) for each in made.credits] == [("last", 100)]
+    assert made.credit_applied.minor == 900
     assert life.state.customers[C1].unused() == {"USD": usd(300)}  # type: ignore[union-attr]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.customer import CreateCustomer, JurisdictionSet, RedeemCoupon, SetJurisdiction
-from billing.discount import Coupon, CouponOrder, discounts
+from billing.discount import Coupon, CouponOrder, discounts, in_order
 from billing.money import Money
 from billing.tax import Jurisdiction, TaxRate, TaxRounding, charged_taxes, rates_of, taxes
 from billing.tenant import ChangeTenantSettings, Policies, TenantSettingsChanged
@@ -147,6 +147,12 @@ def test_a_coupon_for_a_plan_counts_on_its_lines_only() -> None:
     coupon = Coupon(code="HALF", percent=Decimal(50), plans=("pro",))
     made = discounts([coupon], [Money(100, "USD"), Money(100, "USD")], ["a", "a"], plans=["pro", "basic"])
     assert [each.amounts for each in made] == [(Money(50, "USD"), Money(0, "USD"))]
+
+
+def test_a_coupon_for_a_plan_comes_before_those_for_all() -> None:
+    half = Coupon(code="HALF", percent=Decimal(50), plans=("pro",))
+    assert in_order([FIVE_OFF, FIFTH_OFF, half]) == [half, FIFTH_OFF, FIVE_OFF]
+    assert in_order([FIVE_OFF, FIFTH_OFF, half], CouponOrder.OLDEST_FIRST) == [half, FIVE_OFF, FIFTH_OFF]
 
 
 def test_a_coupon_for_a_plan_that_is_not_sold_is_refused() -> None:
