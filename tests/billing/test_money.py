@@ -76,6 +76,18 @@ def test_what_is_no_number_is_no_money(nonsense: str) -> None:
     assert refused.value.detail == f"{nonsense} is no amount; allowed is a finite decimal"
 
 
+def test_an_amount_that_is_not_to_be_rounded_must_fit_its_currency() -> None:
+    assert Money.exactly(Decimal("10.50"), "USD") == Money(1050, "USD")
+    assert Money.exactly(Decimal("7.000"), "JPY", "price") == Money(7, "JPY")
+    with pytest.raises(Rejected) as refused:
+        Money.exactly(Decimal("10.505"), "USD")
+    assert (refused.value.code, refused.value.field) == ("too_precise", "amount")
+    assert refused.value.detail == "10.505 is finer than USD is; allowed are 2 decimals"
+    with pytest.raises(Rejected) as named:
+        Money.exactly(Decimal("0.5"), "JPY", "price")
+    assert (named.value.field, named.value.detail) == ("price", "0.5 is finer than JPY is; allowed are 0 decimals")
+
+
 def test_a_float_is_no_money() -> None:
     with pytest.raises(TypeError):
         Money.from_major(0.1, "USD")  # type: ignore[arg-type]

@@ -20,11 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = ROOT / "docs" / "rules" / "surviving_mutants.md"
 MODULES = (
-    "money", "price", "price_check", "rating", "rated", "tiers", "quantity", "percentage", "proration", "period",
+    "money", "price", "price_check", "rating", "rated", "partial", "tiers", "quantity", "percentage", "proration",
+    "period",
 )  # fmt: skip
 TESTS = (
     "money", "period", "rating", "rating_laws", "rated", "price_check", "proration", "discount_and_tax",
-    "aggregation", "credit",
+    "aggregation", "credit", "held",
 )  # fmt: skip
 CONFIG = """
 [tool.pytest.ini_options]
