@@ -1,16 +1,21 @@
 """Writing the projection set `usage`: the tables of usage.sql, a micro-batch of one partition in one transaction.
 
 The caller enters a generation (`projections.generation`), asks `claim` which events count, writes what follows from
-them, and moves the checkpoint by compare-and-set in the same transaction. Rows go in by COPY, in the order of keys.
+them, and moves the checkpoint by compare-and-set in the same transaction. Rows go in by COPY (`usage_rows`), in the
+order of keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from psycopg import Cursor
+
+from projections import usage_rows
+from projections.usage_rows import Arrival
+from projections.usage_rows import Series as Series
 
 Tx = Cursor[Any]
 
@@ -41,42 +46,6 @@ COMPARED: Mapping[str, str] = {
 
 The integer of a series and the version of a change are names that a generation gives; they carry no meaning.
 """
-
-
-class Identity(NamedTuple):
-    """An event that counts if nobody was first."""
-
-    tenant: str
-    identity: str
-    """32 hex digits."""
-    content: str
-    """32 hex digits."""
-    partition: int
-    offset: int
-    batch_index: int
-    customer: str
-    time_us: int
-    """Microseconds since 1970 UTC."""
-
-
-class Value(NamedTuple):
-    """What a counted event contributes to a series."""
-
-    series: int
-    number: str | None
-    """Decimal text."""
-    text: str | None
-    event: Identity
-
-
-class Series(NamedTuple):
-    """The natural key of a series."""
-
-    tenant: str
-    customer: str
-    meter: str
-    names: tuple[str, ...]
-    values: tuple[str, ...]
 
 
 class Fate(NamedTuple):
@@ -118,61 +87,65 @@ class Control(NamedTuple):
     offset: int
 
 
-def claim(tx: Tx, identities: Sequence[Identity]) -> dict[int, str]:
-    """Insert the events whose identity is free. Place in `identities` -> content of the earlier event, for all others.
+def claim(tx: Tx, partition: int, arrivals: Sequence[Arrival], ids: Mapping[Series, int], *, hopeful: bool) -> Taken:
+    """Insert the events of a partition whose identity is free. What is told of the others is all that is left of them.
 
-    `identities` holds no identity twice.
+    `arrivals` holds no identity twice. `hopeful`: expect that all are free, which is a third quicker if they are.
+    Leaves those that count in the table `incoming`, for `add_values`.
     """
-    if not identities:
+    if not arrivals:
         return {}
-    tx.execute(_INCOMING_IDENTITY)
-    with tx.copy("COPY incoming_identity FROM STDIN") as copy:
-        copy.write(
-            "".join(
-                [
-                    f"{place}\t{_text(each.tenant)}\t{each.identity}\t{each.content}\t{each.partition}\t{each.offset}"
-                    f"\t{each.batch_index}\t{_text(each.customer)}\t{each.time_us}\n"
-                    for place, each in enumerate(identities)
-                ]
-            )
-        )
-    if tx.execute(_CLAIM).rowcount == len(identities):
+    usage_rows.copy(tx, arrivals, ids)
+    if hopeful and _all_are_free(tx, partition):
         return {}
-    return {place: content.hex for place, content in tx.execute(_TAKEN).fetchall()}
+    if tx.execute(_CLAIM_FREE, (partition,)).rowcount == len(arrivals):
+        return {}
+    taken = {(offset, index): content.bytes for offset, index, content in tx.execute(_TAKEN, (partition,)).fetchall()}
+    tx.execute(_DROP_TAKEN, ([offset for offset, _ in taken], [index for _, index in taken]))
+    return taken
 
 
-_INCOMING_IDENTITY = """
-CREATE TEMPORARY TABLE incoming_identity (
-    place          integer,
-    tenant_id      text,
-    identity       uuid,
-    content        uuid,
-    partition      integer,
-    record_offset  bigint,
-    batch_index    integer,
-    customer_id    text,
-    time_us        bigint
-) ON COMMIT DROP
-"""
+Taken = dict[tuple[int, int], bytes]
+"""(Offset, index) of each event that came too late -> content of the earlier one."""
 
-# A whole number of microseconds is exact in each step; to_timestamp() would go through a float of seconds.
-_INSTANT = "timestamptz 'epoch' + time_us * interval '1 microsecond'"
 
-_CLAIM = f"""
+def _all_are_free(tx: Tx, partition: int) -> bool:
+    """Insert all identities, or none if one is taken."""
+    try:
+        with tx.connection.transaction():  # a savepoint
+            tx.execute(_CLAIM, (partition,))
+    except Exception as error:
+        if getattr(error, "sqlstate", None) != _UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
+
+
+_UNIQUE_VIOLATION = "23505"
+
+_CLAIM = """
 INSERT INTO usage_identity
-       (tenant_id, identity, content, partition, record_offset, batch_index, customer_id, event_time)
-SELECT tenant_id, identity, content, partition, record_offset, batch_index, customer_id, {_INSTANT}
-  FROM incoming_identity
- ORDER BY tenant_id, identity
-    ON CONFLICT DO NOTHING
+       (identity, content, record_offset, event_time, appended_at, partition, batch_index, tenant_id, customer_id)
+SELECT identity, content, record_offset, event_time, appended_at, %s, batch_index, tenant_id, customer_id
+  FROM incoming
+ WHERE identity IS NOT NULL
+ ORDER BY identity
 """
+
+_CLAIM_FREE = _CLAIM + "    ON CONFLICT DO NOTHING"
 
 # Its own statement: it also sees what another worker committed while ours waited for the key.
 _TAKEN = """
-SELECT i.place, k.content
-  FROM incoming_identity i
-  JOIN usage_identity k USING (tenant_id, identity)
- WHERE (k.partition, k.record_offset, k.batch_index) <> (i.partition, i.record_offset, i.batch_index)
+SELECT i.record_offset, i.batch_index, k.content
+  FROM incoming i
+  JOIN usage_identity k USING (identity, tenant_id)
+ WHERE (k.partition, k.record_offset, k.batch_index) <> (%s, i.record_offset, i.batch_index)
+"""
+
+_DROP_TAKEN = """
+DELETE FROM incoming
+ USING unnest(%s::bigint[], %s::integer[]) AS t (record_offset, batch_index)
+ WHERE incoming.record_offset = t.record_offset AND incoming.batch_index = t.batch_index
 """
 
 
@@ -215,57 +188,33 @@ SELECT i.place, s.series
 """
 
 
-def add_values(tx: Tx, values: Sequence[Value]) -> None:
-    """Insert `values`, add them to their windows, and note for each customer and meter that it changed."""
-    if not values:
-        return
-    tx.execute(_INCOMING_VALUE)
-    with tx.copy("COPY incoming_value FROM STDIN") as copy:
-        copy.write(
-            "".join(
-                [
-                    f"{_text(event.tenant)}\t{series}\t{event.time_us}\t{NULL if number is None else number}\t"
-                    f"{NULL if text is None else _text(text)}\t{event.partition}\t{event.offset}\t{event.batch_index}\n"
-                    for series, number, text, event in values
-                ]
-            )
-        )
-    tx.execute(_ADD_VALUES)
-    tx.execute(_ADD_WINDOWS)
+def add_values(tx: Tx, partition: int) -> None:
+    """Insert what the events left by `claim` contribute, add it to windows, and note for each customer and meter that
+    it changed. The months of the events exist (`make_months`)."""
+    tx.execute(_ADD_VALUES, (partition,))
+    tx.execute(_ADD_WINDOWS, (partition,))
     tx.execute(_ADD_CHANGES)
 
 
-NULL = "\\N"  # in COPY's text format
-
-_INCOMING_VALUE = """
-CREATE TEMPORARY TABLE incoming_value (
-    tenant_id      text,
-    series         bigint,
-    time_us        bigint,
-    number         numeric(38,12),
-    text_value     text,
-    partition      integer,
-    record_offset  bigint,
-    batch_index    integer
-) ON COMMIT DROP
-"""
-
-_ADD_VALUES = f"""
+_ADD_VALUES = """
 INSERT INTO usage_value
        (tenant_id, series, event_time, number, text_value, partition, record_offset, batch_index)
-SELECT tenant_id, series, {_INSTANT}, number, text_value, partition, record_offset, batch_index
-  FROM incoming_value
- ORDER BY tenant_id, series, time_us
+SELECT tenant_id, series, event_time, number, text_value, %s, record_offset, batch_index
+  FROM incoming
+ WHERE series IS NOT NULL
+ ORDER BY series, event_time
 """
 
-_ADD_WINDOWS = f"""
+# Series by series and hour by hour: two workers that share rows lock them in one order.
+_ADD_WINDOWS = """
 INSERT INTO usage_window
        (tenant_id, series, hour, partition, events, total, lowest, highest, first_offset, last_offset)
-SELECT tenant_id, series, date_trunc('hour', {_INSTANT}, 'UTC') AS hour, partition,
+SELECT min(tenant_id), series, date_bin('1 hour', event_time, timestamptz 'epoch') AS bin, %s,
        count(*), sum(number), min(number), max(number), min(record_offset), max(record_offset)
-  FROM incoming_value
- GROUP BY tenant_id, series, hour, partition
- ORDER BY tenant_id, series, hour, partition
+  FROM incoming
+ WHERE series IS NOT NULL
+ GROUP BY series, bin
+ ORDER BY series, bin
     ON CONFLICT (tenant_id, series, hour, partition) DO UPDATE
    SET events = usage_window.events + EXCLUDED.events,
        total = coalesce(usage_window.total + EXCLUDED.total, usage_window.total, EXCLUDED.total),
@@ -279,12 +228,19 @@ _ADD_CHANGES = """
 INSERT INTO usage_changed (tenant_id, customer_id, meter)
 SELECT s.tenant_id, s.customer_id, s.meter
   FROM usage_series s
-  JOIN (SELECT DISTINCT tenant_id, series FROM incoming_value) i USING (tenant_id, series)
+  JOIN (SELECT DISTINCT tenant_id, series FROM incoming WHERE series IS NOT NULL) i USING (tenant_id, series)
  GROUP BY s.tenant_id, s.customer_id, s.meter
  ORDER BY s.tenant_id, s.customer_id, s.meter
     ON CONFLICT (tenant_id, customer_id, meter) DO UPDATE
    SET version = nextval('app.usage_change'), changed_in = pg_current_xact_id()
 """
+
+
+def make_months(tx: Tx, months: Iterable[date]) -> None:
+    """Make the tables of `months`, each named by its first day, where they are missing. Before any shared row is
+    locked: makers of months wait for each other."""
+    for month in sorted(months):
+        tx.execute("SELECT usage_month(%s)", (month,))
 
 
 def add_fates(tx: Tx, fates: Iterable[Fate]) -> None:
@@ -341,11 +297,3 @@ def controls(tx: Tx, partition: int) -> list[Control]:
         (partition,),
     )
     return [Control(t, p, v, bytes(c), o) for t, p, v, c, o in rows.fetchall()]
-
-
-def _text(value: str) -> str:
-    """`value` in COPY's text format."""
-    return value.translate(_ESCAPES) if not value.isalnum() else value
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

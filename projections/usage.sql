@@ -1,18 +1,31 @@
 -- Usage, as far as each partition of usage.events is applied. A position is (partition, record_offset, batch_index).
 
 -- Every counted event, once. The primary key is the exact dedupe: whoever comes second finds it taken.
--- Duplicates and conflicts leave no row here; `usage_fate` counts them.
+-- Duplicates and conflicts leave no row here; `usage_fate` counts them. Rows go when their age at the end of the
+-- partition exceeds what the tenant accepts (`usage_pruned`).
+-- The identity leads the key: ids that tell their time (UUIDv7) then lie side by side, and a new one meets a page that
+-- is in memory, however many older ones there are.
 CREATE TABLE usage_identity (
-    tenant_id      text        NOT NULL,
-    identity       uuid        NOT NULL,  -- 128-bit hash of (source, id)
+    identity       uuid        NOT NULL,  -- 128 bits of (source, id); of an id that tells its time, the time first
     content        uuid        NOT NULL,  -- 128-bit hash of all else: tells a duplicate from a conflict
-    partition      integer     NOT NULL,
     record_offset  bigint      NOT NULL,
-    batch_index    integer     NOT NULL,
-    customer_id    text        NOT NULL,
     event_time     timestamptz NOT NULL,
-    PRIMARY KEY (tenant_id, identity)
-);
+    appended_at    timestamptz NOT NULL,  -- of its record, by the broker's clock
+    partition      integer     NOT NULL,
+    batch_index    integer     NOT NULL,
+    tenant_id      text        NOT NULL,
+    customer_id    text        NOT NULL,
+    PRIMARY KEY (identity, tenant_id)
+) PARTITION BY HASH (identity);
+
+DO $$
+BEGIN
+    FOR remainder IN 0..7 LOOP
+        EXECUTE format('CREATE TABLE usage_identity_%1$s PARTITION OF usage_identity'
+                       ' FOR VALUES WITH (MODULUS 8, REMAINDER %1$s)', remainder);
+    END LOOP;
+END
+$$;
 
 -- What a value belongs to, as one integer. Dimension names travel with their values: a meter may change its dimensions.
 CREATE TABLE usage_series (
@@ -27,20 +40,21 @@ CREATE TABLE usage_series (
 );
 
 -- What each counted event contributes to each meter that it feeds. Decides every quantity.
+-- By months of the event: `usage_month` makes them. `series` is one tenant's, so the index needs no tenant.
 CREATE TABLE usage_value (
-    tenant_id      text            NOT NULL,
-    series         bigint          NOT NULL,
-    event_time     timestamptz     NOT NULL,
-    number         numeric(38,12),           -- null for a thing counted once (unique)
-    text_value     text,                     -- the thing counted; null for a number
-    partition      integer         NOT NULL,
-    record_offset  bigint          NOT NULL,
-    batch_index    integer         NOT NULL
-);
-CREATE INDEX usage_value_by_time ON usage_value (tenant_id, series, event_time);
+    tenant_id      text         NOT NULL,
+    series         bigint       NOT NULL,
+    event_time     timestamptz  NOT NULL,
+    number         numeric,               -- 26 digits before and 12 after the point; null for a thing counted once
+    text_value     text,                  -- the thing counted; null for a number
+    partition      integer      NOT NULL,
+    record_offset  bigint       NOT NULL,
+    batch_index    integer      NOT NULL
+) PARTITION BY RANGE (event_time);
+CREATE INDEX usage_value_by_time ON usage_value (series, event_time);
 
 -- Sums of usage_value by hour of the event and partition: a speed-up. A window counts for a cut only if all of it lies
--- below; the two offsets say so.
+-- below; the two offsets say so. By months, as the values.
 CREATE TABLE usage_window (
     tenant_id     text        NOT NULL,
     series        bigint      NOT NULL,
@@ -48,12 +62,41 @@ CREATE TABLE usage_window (
     partition     integer     NOT NULL,
     events        bigint      NOT NULL CHECK (events > 0),
     total         numeric,                  -- null, like the next two, for things counted once
-    lowest        numeric(38,12),
-    highest       numeric(38,12),
+    lowest        numeric,
+    highest       numeric,
     first_offset  bigint      NOT NULL,
     last_offset   bigint      NOT NULL CHECK (last_offset >= first_offset),
-    PRIMARY KEY (tenant_id, series, hour, partition)
-);
+    PRIMARY KEY (series, hour, partition, tenant_id)
+) PARTITION BY RANGE (hour);
+
+-- Makes the tables of the month that begins on `first`, if they are missing: workers own nothing and call this.
+-- Attaching, other than creating in place, lets readers and writers of other months go on.
+CREATE FUNCTION usage_month(first date) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    suffix text := to_char(first, 'YYYY_MM');
+    home   text := current_schema();
+    parent text;
+BEGIN
+    IF first <> date_trunc('month', first) THEN
+        RAISE EXCEPTION '% does not begin a month', first;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended(home || '.usage_month', 0));
+    FOREACH parent IN ARRAY ARRAY['usage_value', 'usage_window'] LOOP
+        CONTINUE WHEN to_regclass(format('%I.%I', home, parent || '_' || suffix)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL)', home, parent || '_' || suffix, parent);
+        -- Reached through its parent only, and by its policies: nobody else has any right here.
+        EXECUTE format('ALTER TABLE %I.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
+                       home, parent || '_' || suffix);
+        EXECUTE format('ALTER TABLE %1$I.%3$I ATTACH PARTITION %1$I.%2$I FOR VALUES FROM (%4$L) TO (%5$L)',
+                       home, parent || '_' || suffix, parent,
+                       first::timestamp AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
+    END LOOP;
+    -- Windows are added to for an hour: room on their pages keeps new versions there, out of the index.
+    EXECUTE format('ALTER TABLE %I.%I SET (fillfactor = 50)', home, 'usage_window_' || suffix);
+END
+$$;
+REVOKE ALL ON FUNCTION usage_month FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION usage_month TO tallybook_worker;
 
 -- What became of all events appended in an hour. Nobody is lost: the check is promise 1, `unmatched` is within counted.
 CREATE TABLE usage_fate (

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import Any
 
 from infra import faust_app, postgres, telemetry
@@ -21,9 +22,10 @@ from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, headers, partition_for
 from infra.settings import Settings
 from projections import generation, usage
+from projections.usage_rows import Arrival
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
-from services.usage_intake import WHOLE_RECORD, Claim, Fates, Judged, Placed, Refusal, judge
-from services.usage_measuring import Measuring
+from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
+from services.usage_measuring import EPOCH, Measuring
 
 log = telemetry.logger("services.usage_aggregator")
 
@@ -31,6 +33,7 @@ EVENTS = telemetry.counter("usage_events_total", "Usage events by what became of
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 1_000_000  # about 12,000 events in batches: a transaction of half a second
 SERIES_KNOWN_MAX = 500_000  # about 200 MB; then the cache starts anew
+WARY_BATCHES = 20  # after one with a repetition: where there is one there are more
 REJECTED = "usage.rejected"
 TEXT_SHOWN_MAX = 500  # of a refusal's texts in its row; the topic has them whole
 
@@ -125,7 +128,10 @@ class UsageStore:
         self._into = into
         self._known: dict[int, _Known] = {}
         self._series: dict[usage.Series, int] = {}
+        self._months: set[date] = set()
         self._series_generation = 0
+        self._wary = 0
+        """For how many batches more to expect events that came before."""
 
     def apply(self, batch: Batch) -> None:
         """Apply the records of a batch that are new, in one transaction.
@@ -144,7 +150,7 @@ class UsageStore:
         if applied is not None:
             known, series, judged = applied
             self._known[batch.partition] = known
-            self._remember(known.generation, series)
+            self._remember(known.generation, series, judged)
             _count(judged)
 
     def _apply(self, tx: postgres.Cursor, batch: Batch) -> tuple[_Known, dict[usage.Series, int], Judged] | None:
@@ -160,29 +166,26 @@ class UsageStore:
         if known is None or (known.generation, known.next_offset) != (number, stored):
             known = _Known(number, stored, _controls(tx, batch.partition))
         judged = judge([each for each in batch if each.offset >= stored], known.controls, self._placed)
-        counted = judged.settle(usage.claim(tx, [each.event for each in judged.claims]))
-        failpoint("usage.after_copy")
-        if self._publish is not None and judged.refusals:
-            self._publish(judged.refusals)
-        series = self._write(tx, number, batch.partition, judged, counted)
+        series = self._write(tx, number, batch.partition, judged)
         failpoint("usage.before_commit")
         return _Known(number, batch.next_offset, known.controls | judged.controls), series, judged
 
-    def _write(
-        self, tx: postgres.Cursor, number: int, partition: int, judged: Judged, counted: Sequence[Claim]
-    ) -> dict[usage.Series, int]:
-        """All rows but the identities; returns the series that were not known before."""
+    def _write(self, tx: postgres.Cursor, number: int, partition: int, judged: Judged) -> dict[usage.Series, int]:
+        """All rows, and the refusals; returns the series that were not known before."""
         known = self._series if self._series_generation == number else {}
-        wanted = {each.series for claim in counted for each in claim.contributions}
+        months = _months(judged.claims)
+        usage.make_months(tx, months if self._series_generation != number else months - self._months)
+        wanted = judged.series()
         new = usage.series_ids(tx, [each for each in wanted if each not in known])
-        usage.add_values(
-            tx,
-            [
-                usage.Value(known.get(made.series) or new[made.series], made.number, made.text, claim.event)
-                for claim in counted
-                for made in claim.contributions
-            ],
-        )
+        ids = {each: known.get(each) or new[each] for each in wanted}
+        taken = usage.claim(tx, partition, judged.claims, ids, hopeful=not self._wary)
+        self._wary = WARY_BATCHES if taken else max(self._wary - 1, 0)
+        counted = judged.settle(taken)
+        failpoint("usage.after_copy")
+        if self._publish is not None and judged.refusals:
+            self._publish(judged.refusals)
+        if counted:
+            usage.add_values(tx, partition)
         usage.add_fates(tx, [_fate(tenant, hour, partition, fates) for (tenant, hour), fates in judged.fates.items()])
         usage.add_refused(tx, [_refused(each) for each in judged.refusals])
         usage.set_controls(
@@ -194,15 +197,27 @@ class UsageStore:
         )
         return new
 
-    def _remember(self, number: int, series: Mapping[usage.Series, int]) -> None:
-        """Cache committed series only: those of a transaction that failed do not exist."""
+    def _remember(self, number: int, series: Mapping[usage.Series, int], judged: Judged) -> None:
+        """Cache what was committed only: the series and months of a transaction that failed do not exist."""
         if self._series_generation != number or len(self._series) > SERIES_KNOWN_MAX:
-            self._series, self._series_generation = {}, number
+            self._series, self._months, self._series_generation = {}, set(), number
         self._series.update(series)
+        self._months |= _months(judged.claims)
 
 
 class RecordsMissing(Exception):
     """Records were passed by: nothing after them may be counted. The process ends and reads on from the checkpoint."""
+
+
+def _months(claims: Sequence[Arrival]) -> set[date]:
+    """First days of the months (UTC) of the events."""
+    times = [claim.time_us for claim in claims]
+    ends = {_month(min(times)), _month(max(times))} if times else set()
+    return ends if len(ends) < 2 else {_month(each) for each in times}
+
+
+def _month(time_us: int) -> date:
+    return (EPOCH + timedelta(microseconds=time_us)).date().replace(day=1)
 
 
 def _controls(tx: postgres.Cursor, partition: int) -> dict[str, Measuring]:

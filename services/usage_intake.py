@@ -6,11 +6,13 @@ to `Judged.settle`; both halves depend on nothing but the log and the order of i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from billing.errors import Rejected
 from billing.ids import TenantId
@@ -21,26 +23,17 @@ from billing.metering import (
     UsageControl,
 )
 from infra.kafka import Record
-from projections.usage import Identity
+from projections.usage import Taken
+from projections.usage_rows import Arrival, Place, Series
 from schemas.codec import UsageRecords, decode_usage_records, encode_usage
 from schemas.errors import DecodeError
-from services.usage_measuring import EPOCH, Contribution, Measuring, RawEvent, event_of, is_name
+from services.usage_measuring import EPOCH, Measuring, RawEvent, event_of, is_name
 
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
 _MICROSECOND = timedelta(microseconds=1)
 
 Placed = Callable[[str, int], bool]
 """Whether a tenant's usage belongs into a partition."""
-
-
-class Claim(NamedTuple):
-    """An event in order, which counts if its identity is still free."""
-
-    event: Identity
-    contributions: list[Contribution]
-    record: Record
-    """What it came in."""
-    raw: RawEvent
 
 
 @dataclass(slots=True)
@@ -66,42 +59,55 @@ class Refusal(NamedTuple):
 class Judged:
     """What a run of records comes to, before it is known which identities are taken."""
 
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[Arrival] = field(default_factory=list)
     """First event of each identity, in order of the log."""
     refusals: list[Refusal] = field(default_factory=list)
     fates: dict[tuple[str, datetime], Fates] = field(default_factory=dict)
     """By tenant and hour of the append; final after `settle`."""
     controls: dict[str, Measuring] = field(default_factory=dict)
     """Tenants that are measured in a new way at the end of the run."""
-    _repeats: list[tuple[int, Claim]] = field(default_factory=list)
+    _records: dict[int, Record] = field(default_factory=dict)
+    """By offset: what the claims came in."""
+    _repeats: list[tuple[int, Arrival]] = field(default_factory=list)
     """(Place of the claim with that identity, the later arrival)."""
 
-    def settle(self, taken: Mapping[int, str]) -> list[Claim]:
-        """The claims that count. `taken`: content of the earlier event by place of each claim that came too late.
+    def series(self) -> set[Series]:
+        """Of all accepted events, repeats included: so the log alone decides which series there are."""
+        found = {made[0] for claim in self.claims for made in claim.contributions}
+        found.update(made[0] for _, repeat in self._repeats for made in repeat.contributions)
+        return found
+
+    def settle(self, taken: Taken) -> list[Arrival]:
+        """The claims that count. `taken`: those that came too late, by the content of the earlier event.
 
         Adds the conflicts to `refusals` and completes `fates`.
         """
-        for place, content in sorted(taken.items()):
-            self._late_arrival(content, self.claims[place])
-        for place, claim in self._repeats:
-            self._late_arrival(taken.get(place, self.claims[place].event.content), claim)
-        counted = []
-        for place, claim in enumerate(self.claims):
-            if place not in taken:
-                counted.append(claim)
-                self.fate(claim.event.tenant, claim.record).counted += 1
-        return counted
+        for fates in self.fates.values():
+            fates.counted = fates.received - fates.rejected
+        late: dict[int, bytes] = {}
+        if taken:
+            places = [(claim.place.offset, claim.batch_index) for claim in self.claims]
+            late = {at: taken[place] for at, place in enumerate(places) if place in taken}
+        for at, content in late.items():
+            self._late_arrival(content, self.claims[at])
+        for at, repeat in self._repeats:
+            self._late_arrival(late.get(at, self.claims[at].content), repeat)
+        return [claim for at, claim in enumerate(self.claims) if at not in late] if late else self.claims
 
-    def _late_arrival(self, first: str, claim: Claim) -> None:
-        event = claim.event
-        fates = self.fate(event.tenant, claim.record)
-        if first == event.content:
+    def _late_arrival(self, first: bytes, late: Arrival) -> None:
+        record = self._records[late.place.offset]
+        tenant = late.place.tenant
+        fates = self.fate(tenant, record)
+        fates.counted -= 1
+        if first == late.content:
             fates.duplicate += 1
             return
         fates.conflict += 1
         detail = "an event with this source and id but other content was counted before"
         conflict = Rejected("id_conflict", detail, field="id")
-        self.refusals.append(_refused_event(event.tenant, claim.record, event.batch_index, claim.raw, conflict))
+        batch = decode_usage_records(record.value)
+        assert isinstance(batch, UsageRecords)
+        self.refusals.append(_refused_event(tenant, record, late.batch_index, batch.events[late.batch_index], conflict))
 
     def fate(self, tenant: str, record: Record) -> Fates:
         """Where to count an event of `record`."""
@@ -115,7 +121,7 @@ class Judged:
 def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: Placed) -> Judged:
     """What `records`, one partition's in order, come to when the partition measures by `controls` at their start."""
     judged = Judged()
-    places: dict[tuple[str, str], int] = {}
+    places: dict[str, dict[bytes, int]] = {}
     for record in records:
         try:
             content = decode_usage_records(record.value)
@@ -133,13 +139,14 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
             _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
         else:
             measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            _judge_batch(judged, places, record, content, measuring)
+            _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring)
     return judged
 
 
 def _judge_batch(
-    judged: Judged, places: dict[tuple[str, str], int], record: Record, batch: UsageRecords, measuring: Measuring | None
+    judged: Judged, places: dict[bytes, int], record: Record, batch: UsageRecords, measuring: Measuring | None
 ) -> None:
+    """`places`: of the tenant's claims by identity. The loop that all usage passes: each step counts."""
     if measuring is None:
         detail = f"tenant {batch.tenant!r} is not registered, or its registration has not reached this partition yet"
         _refuse_record(judged, record, batch.tenant, len(batch.events), "unknown_tenant", detail)
@@ -148,38 +155,73 @@ def _judge_batch(
     fates = judged.fate(tenant, record)
     fates.received += len(batch.events)
     appended_us = (record.appended_at - EPOCH) // _MICROSECOND
+    place = Place(tenant, record.offset, appended_us)
+    judged._records[record.offset] = record
+    claims, measure = judged.claims, measuring.contributions
     for index, raw in enumerate(batch.events):
         try:
-            contributions = measuring.contributions(raw, appended_us)
+            contributions = measure(raw, appended_us)
         except Rejected as refused:
             fates.rejected += 1
             judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
             continue
         identity = identity_of(raw["source"], raw["id"])
-        event = Identity(
-            tenant, identity, content_of(raw), record.partition, record.offset, index, raw["customer"], raw["time"]
-        )
-        claim = Claim(event, contributions, record, raw)
-        place = places.setdefault((tenant, identity), len(judged.claims))
-        if place < len(judged.claims):
-            judged._repeats.append((place, claim))
+        arrival = Arrival(identity, content_of(raw), place, index, raw["customer"], raw["time"], contributions)
+        at = places.setdefault(identity, len(claims))
+        if at < len(claims):
+            judged._repeats.append((at, arrival))
         else:
-            judged.claims.append(claim)
+            claims.append(arrival)
 
 
-def identity_of(source: str, id: str) -> str:
-    """What an event is recognised by within its tenant: 32 hex digits (SEMANTICS 13)."""
-    return blake2b(f"{len(source)}:{source}{id}".encode(), digest_size=16).hexdigest()
+_TELLS_TIME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7").match  # a UUIDv7: milliseconds since 1970 in 48 bits
 
 
-def content_of(raw: RawEvent) -> str:
-    """What two events with the same identity must share to be the same: 32 hex digits."""
-    parts = [raw["type"], raw["customer"], str(raw["time"])]
+def identity_of(source: str, id: str) -> bytes:
+    """What an event is recognised by within its tenant: 16 bytes (SEMANTICS 13).
+
+    A hash; but an id that tells when it was made keeps its first 40 bits, so that events of one time lie together.
+    """
+    digest = blake2b(f"{len(source)}:{source}{id}".encode(), digest_size=16).digest()
+    if len(id) == 36 and _TELLS_TIME(id):
+        return bytes.fromhex(id[:8] + id[9:11]) + digest[5:]
+    return digest
+
+
+class _Shapes(dict[tuple[str, ...], tuple[str, Callable[[Any], Any]]]):
+    """Names of properties -> the same in order, joined, and what takes their values in that order."""
+
+    def __missing__(self, names: tuple[str, ...]) -> tuple[str, Callable[[Any], Any]]:
+        if len(self) > SHAPES_KNOWN_MAX:
+            self.clear()
+        order = sorted(names)
+        take = itemgetter(*order) if len(order) > 1 else lambda properties: [properties[name] for name in order]
+        made = self[names] = ("\0".join(order), take)
+        return made
+
+
+SHAPES_KNOWN_MAX = 10_000
+_shapes = _Shapes()
+
+
+def content_of(raw: RawEvent) -> bytes:
+    """What two events with the same identity must share to be the same: 16 bytes."""
     properties = raw["properties"]
-    for name in sorted(properties):
-        parts += (name, properties[name])
-    # A length before each part: no two contents run together.
-    return blake2b("".join([f"{len(each)}:{each}" for each in parts]).encode(), digest_size=16).hexdigest()
+    separators = 2 * len(properties) + 2 if properties else 3
+    names, values_of = _shapes[tuple(properties)]
+    text = "\0".join((raw["type"], raw["customer"], str(raw["time"]), names, *values_of(properties)))
+    if text.count("\0") != separators:
+        return _content_with_nul(raw)
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def _content_with_nul(raw: RawEvent) -> bytes:
+    """The same of an event with NUL in a name: a length before each part tells them apart."""
+    parts = [raw["type"], raw["customer"], str(raw["time"])]
+    for name, value in sorted(raw["properties"].items()):
+        parts += (name, value)
+    text = "".join([f"{len(each)}:{each}" for each in parts])
+    return blake2b(text.encode(), digest_size=16, person=b"lengths").digest()
 
 
 def misaddressed(record: Record, content: UsageRecords | UsageControl, placed: Placed) -> tuple[str, str, str] | None:

@@ -80,7 +80,7 @@ def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEve
     log.append(batch(bad, event("good")))
     made = judged(log)
     assert reasons(made) == [(reason, field)]
-    assert [each.event.identity for each in made.settle({})] == [identity_of("test", "good")]
+    assert [each.identity for each in made.settle({})] == [identity_of("test", "good")]
     original = decode_usage(made.refusals[0].usage.original)
     assert original == batch(bad), "the original can be sent again as it is"
 
@@ -91,7 +91,7 @@ def test_the_same_event_in_json_and_in_avro_counts_once() -> None:
     log.append(f'{written},"properties":{{"bytes":1}}}}'.encode(), headers={"tenant": TENANT.encode()})
     log.append(batch(event("1"), event("2")))
     made = judged(log)
-    assert [each.event.identity for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
+    assert [each.identity for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
     (fates,) = made.fates.values()
     assert (fates.received, fates.counted, fates.duplicate) == (3, 2, 1)
 
@@ -209,9 +209,9 @@ def test_repetitions_are_compared_with_what_was_counted_first() -> None:
     log.append(batch(event("1", bytes="2"), event("1")))
     made = judged(log)
     first = content_of({"type": "api", "customer": "c1", "time": 1, "properties": {}})
-    assert first != made.claims[0].event.content
-    same_as_second = made._repeats[0][1].event.content
-    assert made.settle({0: same_as_second}) == []
+    assert first != made.claims[0].content
+    same_as_second = made._repeats[0][1].content
+    assert made.settle({(1, 0): same_as_second}) == []
     (fates,) = made.fates.values()
     assert (fates.counted, fates.duplicate, fates.conflict) == (0, 1, 1)
 
@@ -321,7 +321,7 @@ def test_neither_order_nor_repetition_changes_what_is_counted(random: Any, ids: 
         claims = made.settle({})
         (fates,) = made.fates.values()
         assert fates.received == fates.counted + fates.duplicate == len(order)
-        return sorted((claim.event.identity, tuple(claim.contributions)) for claim in claims)
+        return sorted((claim.identity, tuple(claim.contributions)) for claim in claims)
 
     shuffled = ids[:]
     random.shuffle(shuffled)

@@ -19,6 +19,7 @@ from infra import failpoints, postgres
 from infra.errors import Conflict
 from infra.faust_app import Batch
 from projections import generation, usage, usage_read
+from projections.usage_rows import Arrival, Place
 from services.usage_aggregator import RecordsMissing, UsageStore
 from services.usage_intake import Refusal
 from tests.usage.conftest import DAY, Bench
@@ -76,7 +77,8 @@ def test_a_zombies_compare_and_set_fails_and_leaves_nothing(bench: Bench) -> Non
     def write_as_a_zombie() -> None:
         with postgres.transaction(bench.pool) as tx:
             number = generation.enter(tx, usage.SET, writes=True)
-            usage.claim(tx, [usage.Identity(TENANT, "0" * 32, "0" * 32, 0, 9, 0, "c1", 0)])
+            arrival = Arrival(bytes(16), bytes(16), Place(TENANT, 9, 0), 0, "c1", 0, ())
+            usage.claim(tx, 0, [arrival], {}, hopeful=True)
             generation.advance(tx, usage.SET, number, usage.TOPIC, 0, 1, 10)
 
     with pytest.raises(generation.Stale):
