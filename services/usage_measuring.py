@@ -28,6 +28,7 @@ from projections.usage import Series
 from services.meter_expressions import formula
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NAMES_KNOWN_MAX = 20_000
 QUARTERS_KNOWN_MAX = 10_000  # a hundred days
 SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
 _MICROSECOND = timedelta(microseconds=1)
@@ -54,6 +55,7 @@ class Measuring:
         self.value = value
         self._oldest_us = control.bounds.oldest_days * _DAY_US
         self._ahead_us = control.bounds.ahead_minutes * _MINUTE_US
+        self._names: set[str] = set()
         self._by_type: dict[str, tuple[_Compiled, ...]] = {}
         for meter in control.meters:
             self._by_type[meter.event_type] = (*self._by_type.get(meter.event_type, ()), _Compiled(meter))
@@ -67,17 +69,32 @@ class Measuring:
         present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // _MICROSECOND
         properties: dict[str, str] = raw["properties"]
         compiled = self._by_type.get(raw["type"])
+        source, customer = raw["source"], raw["customer"]
+        texts = "".join(properties.values())
         if (
             compiled is None
             or not present_us - self._oldest_us <= raw["time"] <= present_us + self._ahead_us
-            or not (is_name(raw["id"]) and is_name(raw["source"]) and is_name(raw["customer"]))
-            or not all(len(each) <= TEXT_LENGTH_MAX and "\0" not in each for each in properties.values())
+            or not is_name(raw["id"])
+            or not (source in self._names or self._is_name(source))
+            or not (customer in self._names or self._is_name(customer))
+            or (len(texts) > TEXT_LENGTH_MAX and max(map(len, properties.values())) > TEXT_LENGTH_MAX)
+            or "\0" in texts
         ):
             return self._slowly(raw, present_us)
-        tenant, customer = self.control.tenant, raw["customer"]
-        at = raw["time"]
-        source = raw["source"]
+        tenant, at = self.control.tenant, raw["time"]
+        if len(compiled) == 1:
+            made = compiled[0].read(tenant, customer, properties, at, source)
+            return [] if made is None else [made]
         return [made for each in compiled if (made := each.read(tenant, customer, properties, at, source)) is not None]
+
+    def _is_name(self, text: str) -> bool:
+        """`is_name`, remembered for sources and customers that have one."""
+        if len(self._names) > NAMES_KNOWN_MAX:
+            self._names.clear()
+        if is_name(text):
+            self._names.add(text)
+            return True
+        return False
 
     def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
         event = event_of(raw)
@@ -138,7 +155,8 @@ class _Compiled:
             return Contribution(series, _GONE if gone else None, value) if value else None
         if value is None:
             raise Rejected("missing_value", f"meter {self._key!r} needs it as a number", field=self._field)
-        number(value, self._field, signed=self._signed)  # for its refusals
+        if not (len(value) < 10 and value.isdigit() and value.isascii() and value[0] != "0"):
+            number(value, self._field, signed=self._signed)  # for its refusals
         return Contribution(series, value, None)
 
 
