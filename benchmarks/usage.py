@@ -1,0 +1,161 @@
+"""Usage through the whole path, beside the ceiling of the same run: events per second, and that every sum is exact.
+
+    python -m benchmarks.usage [--seconds 10] [--rounds 2] [--workers 1] [--per-record 500] [--preload 0] ...
+
+The events are in Kafka first. Each round then measures two ways of taking them, one after the other on the same machine
+state: the ceiling (plain consumption with decoding, and COPY into a table without an index), and the aggregators
+(Faust, exact dedupe, values, windows, fates and offset in one Postgres transaction). What counts is their ratio. At
+the end every customer's sum is held to the truth; exit code 1 if one differs, or if the ratio is below `--least`.
+
+`--live` measures while producers send at `--rate` through the SDK's encoding; `--chaos`: see benchmarks.usage_chaos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from benchmarks import usage_ceiling
+from benchmarks.usage_load import Load
+from benchmarks.usage_preload import preload
+from benchmarks.usage_system import Progress, System, ends, machine, register, running, until
+from infra import postgres
+from infra.settings import Settings
+
+EXPECTED_RATE = 60_000  # events are made for so many a second of the ceiling; only the length of a run depends on it
+STARTED_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One way of taking the events, once."""
+
+    events: int
+    seconds: float
+    processor_us: dict[str, float]
+    """Microseconds of processor time an event, by part."""
+    load: float
+    """The machine's load average at the end: others use it, too."""
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+
+def main() -> int:
+    chosen = _arguments()
+    with running() as system:
+        settings = system.settings(chosen.partitions)
+        register(settings)
+        load = Load(chosen.partitions, chosen.per_record, chosen.customers, chosen.random_ids)
+        events = load.send(settings, chosen.events or chosen.seconds * EXPECTED_RATE, _say)
+        reached = ends(settings)
+        rounds: list[tuple[Taken, Taken]] = []
+        wrong = 0
+        for number in range(chosen.rounds):
+            own = settings if number == 0 else system.settings(chosen.partitions)
+            ceiling = _ceiling(system, own, reached, events)
+            if chosen.preload:
+                preload(system.superuser(own), chosen.preload, random_ids=chosen.random_ids, said=_say)
+            taken, differing = _aggregate(system, own, reached, events, chosen.workers, load)
+            rounds.append((ceiling, taken))
+            wrong += differing
+            _say(f"round {number + 1}: ceiling {ceiling.rate:,.0f}, aggregator {taken.rate:,.0f} events/s")
+            postgres.drop_database(system.addresses["postgres"], own.postgres.rpartition("/")[2].partition("?")[0])
+    return _report(chosen, rounds, wrong)
+
+
+def _ceiling(system: System, settings: Settings, reached: dict[int, int], events: int) -> Taken:
+    before = system.processor_s([])
+    seconds, own_s = usage_ceiling.consume(settings, reached, events)
+    after = system.processor_s([])
+    used = {"consumer": own_s} | {name: after[name] - before[name] for name in ("Postgres", "Kafka")}
+    return Taken(events, seconds, _an_event(used, events), os.getloadavg()[0])
+
+
+def _aggregate(
+    system: System, settings: Settings, reached: dict[int, int], events: int, workers: int, load: Load
+) -> tuple[Taken, int]:
+    """What the workers took after their start, and how many customers' sums are wrong."""
+    with postgres.worker_pool(settings) as pool:
+        progress = Progress(settings, pool)
+        processes = [system.aggregator(settings, f"w{number}") for number in range(workers)]
+        first = until(progress.counted, within_s=STARTED_S, every_s=0.02)
+        began, before = time.perf_counter(), system.processor_s(processes)
+        until(lambda: progress.is_at(reached), within_s=3600, every_s=0.05)
+        seconds, after = time.perf_counter() - began, system.processor_s(processes)
+        memory = max(_resident_mb(each.pid) for each in processes)
+        _say(f"largest worker: {memory} MB")
+        for each in processes:
+            system.stop(each)
+        sums = progress.sums()
+    differing = len({key for key in sums.keys() | load.sums.keys() if sums.get(key) != load.sums.get(key)})
+    used = {name: after[name] - before[name] for name in after}
+    return Taken(events - first, seconds, _an_event(used, events - first), os.getloadavg()[0]), differing
+
+
+def _an_event(used: dict[str, float], events: int) -> dict[str, float]:
+    return {name: round(seconds / events * 1e6, 2) for name, seconds in used.items()}
+
+
+def _resident_mb(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+
+
+def _report(chosen: argparse.Namespace, rounds: list[tuple[Taken, Taken]], wrong: int) -> int:
+    ratio = statistics.median(taken.rate / ceiling.rate for ceiling, taken in rounds)
+    if chosen.json:
+        print(
+            json.dumps(
+                {
+                    "machine": machine(),
+                    "ratio": ratio,
+                    "wrong": wrong,
+                    "rounds": [{"ceiling": asdict(ceiling), "aggregator": asdict(taken)} for ceiling, taken in rounds],
+                }
+            )
+        )
+    else:
+        print(f"{machine()}; broker, Postgres and workers on it together")
+        print(
+            f"{chosen.per_record} events a record, {chosen.partitions} partitions, {chosen.workers} worker(s), "
+            f"{chosen.customers} customers a tenant, {chosen.preload:,} identities before, "
+            f"{'random ids' if chosen.random_ids else 'UUIDv7'}"
+        )
+        print(f"{'':12}{'events/s':>10}{'ratio':>7}  {'load':>5}  microseconds of processor an event")
+        for ceiling, taken in rounds:
+            for name, each in (("ceiling", ceiling), ("aggregator", taken)):
+                parts = ", ".join(f"{part} {used:.1f}" for part, used in each.processor_us.items())
+                print(f"{name:12}{each.rate:>10,.0f}{each.rate / ceiling.rate:>7.2f}  {each.load:>5.1f}  {parts}")
+        print(f"ratio (median) {ratio:.2f}; customers whose sum is not the truth: {wrong}")
+    return 1 if wrong or ratio < chosen.least else 0
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=10, help="about how long each measurement takes")
+    parser.add_argument("--events", type=int, default=0, help="so many events instead")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--partitions", type=int, default=4, help="and tenants")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--per-record", type=int, default=500)
+    parser.add_argument("--customers", type=int, default=1000, help="of each tenant; each has 4 series")
+    parser.add_argument("--preload", type=int, default=0, help="identities that are in the dedupe horizon before")
+    parser.add_argument("--random-ids", action="store_true", help="UUIDv4 instead of the SDK's UUIDv7")
+    parser.add_argument("--least", type=float, default=0.0, help="ratio below which the exit code is 1")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Usage for the benchmarks: who used what, written to Kafka as the SDK writes it, with the truth kept beside."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import confluent_kafka
+import uuid_utils
+
+from benchmarks.usage_system import tenants
+from infra.kafka import KafkaConfig
+from infra.settings import Settings
+from projections import usage
+from tallybook_sdk.wire import encode_batch, encode_event, schema_fingerprint
+
+HOUR_US = 3_600_000_000
+SPREAD_US = 20 * 60_000_000  # events lie within the last twenty minutes, in no order
+
+
+@dataclass(slots=True)
+class Load:
+    """Events and what they come to."""
+
+    partitions: int
+    per_record: int
+    customers: int
+    random_ids: bool = False
+    sums: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """(Tenant, customer) -> events, and their bytes."""
+    _random: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def records(self, events: int) -> Iterator[tuple[str, bytes]]:
+        """(Tenant, record) of about so many events, tenant by tenant in turn."""
+        names = tenants(self.partitions)
+        for number in range(max(1, events // self.per_record)):
+            tenant = names[number % len(names)]
+            yield tenant, encode_batch(tenant, [encode_event(self._event(tenant)) for _ in range(self.per_record)])
+
+    def _event(self, tenant: str) -> dict[str, object]:
+        chance = self._random.random
+        customer, size = f"c-{int(chance() * self.customers)}", int(chance() * 100_000)
+        known = self.sums.get((tenant, customer), (0, 0))
+        self.sums[tenant, customer] = (known[0] + 1, known[1] + size)
+        now_us = int(datetime.now(UTC).timestamp() * 1_000_000)
+        return {
+            "id": str(uuid.uuid4() if self.random_ids else uuid_utils.uuid7()),
+            "source": "bench",
+            "type": "api",
+            "customer": customer,
+            "time": now_us - int(chance() * SPREAD_US),
+            "properties": {"bytes": str(size), "region": f"eu-{size % 4}", "status": "200"},
+        }
+
+    def send(self, settings: Settings, events: int, said: Callable[[str], None] = lambda _: None) -> int:
+        """Write so many events; returns how many it were. The brokers have all of them then."""
+        config = KafkaConfig.of(settings)
+        failed: list[object] = []
+        producer = confluent_kafka.Producer(
+            config.client()
+            | {
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "compression.type": "lz4",
+                "linger.ms": 5,
+                "queue.buffering.max.kbytes": 200_000,
+            }
+        )
+        mark = [("schema", schema_fingerprint().hex().encode())]
+        sent = 0
+        for tenant, value in self.records(events):
+            while True:
+                try:
+                    producer.produce(
+                        config.named(usage.TOPIC),
+                        value,
+                        tenant.encode(),
+                        headers=[*mark, ("tenant", tenant.encode())],
+                        on_delivery=lambda error, _: failed.append(error) if error else None,
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+            sent += self.per_record
+            if sent % 500_000 < self.per_record:
+                said(f"sent {sent:,} events")
+        assert producer.flush(120) == 0
+        assert not failed, failed[0]
+        return sent
