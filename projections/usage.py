@@ -23,7 +23,13 @@ TOPIC = "usage.events"
 SET = "usage"
 
 COMPARED: Mapping[str, str] = {
-    "usage_identity": "SELECT * FROM usage_identity",
+    # A pruned identity goes at its own time.
+    "usage_identity": """
+        SELECT i.* FROM usage_identity i
+          LEFT JOIN usage_pruned p USING (tenant_id, partition)
+         WHERE i.appended_at >= coalesce(p.before, '-infinity')
+    """,
+    "usage_pruned": "SELECT tenant_id, partition, before FROM usage_pruned",
     "usage_series": "SELECT tenant_id, customer_id, meter, dimension_names, dimension_values FROM usage_series",
     "usage_value": """
         SELECT v.tenant_id, s.customer_id, s.meter, s.dimension_names, s.dimension_values,
@@ -46,6 +52,9 @@ COMPARED: Mapping[str, str] = {
 
 The integer of a series and the version of a change are names that a generation gives; they carry no meaning.
 """
+
+CARRIED = ("usage_pruned",)
+"""Tables whose rows do not follow from the log: a new generation takes them over."""
 
 
 class Fate(NamedTuple):
@@ -85,6 +94,8 @@ class Control(NamedTuple):
     version: int
     control: bytes
     offset: int
+    registered_at: datetime
+    accepted_from: datetime | None
 
 
 def claim(tx: Tx, partition: int, arrivals: Sequence[Arrival], ids: Mapping[Series, int], *, hopeful: bool) -> Taken:
@@ -283,17 +294,22 @@ def set_controls(tx: Tx, controls: Iterable[Control]) -> None:
 
 
 _SET_CONTROL = """
-INSERT INTO usage_control (tenant_id, partition, version, control, record_offset)
-VALUES (%s, %s, %s, %s, %s)
+INSERT INTO usage_control (tenant_id, partition, version, control, record_offset, registered_at, accepted_from)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (tenant_id, partition) DO UPDATE
-   SET version = EXCLUDED.version, control = EXCLUDED.control, record_offset = EXCLUDED.record_offset
+   SET version = EXCLUDED.version, control = EXCLUDED.control, record_offset = EXCLUDED.record_offset,
+       accepted_from = EXCLUDED.accepted_from
 """
 
 
 def controls(tx: Tx, partition: int) -> list[Control]:
     """By which control record `partition` measures each tenant."""
     rows = tx.execute(
-        "SELECT tenant_id, partition, version, control, record_offset FROM usage_control WHERE partition = %s",
+        """
+        SELECT tenant_id, partition, version, control, record_offset, registered_at, accepted_from
+          FROM usage_control
+         WHERE partition = %s
+        """,
         (partition,),
     )
-    return [Control(t, p, v, bytes(c), o) for t, p, v, c, o in rows.fetchall()]
+    return [Control(t, p, v, bytes(c), *rest) for t, p, v, c, *rest in rows.fetchall()]

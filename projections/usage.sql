@@ -130,11 +130,22 @@ CREATE TABLE usage_rejected (
 
 -- The control record by which a partition measures a tenant's usage.
 CREATE TABLE usage_control (
-    tenant_id      text    NOT NULL,
-    partition      integer NOT NULL,
-    version        bigint  NOT NULL,
-    control        bytea   NOT NULL,  -- the record as it came
-    record_offset  bigint  NOT NULL,
+    tenant_id      text        NOT NULL,
+    partition      integer     NOT NULL,
+    version        bigint      NOT NULL,
+    control        bytea       NOT NULL,  -- the record as it came
+    record_offset  bigint      NOT NULL,
+    registered_at  timestamptz NOT NULL,  -- append of the first control record of the tenant in the partition
+    accepted_from  timestamptz,           -- events before are rejected, however wide the bounds are now
+    PRIMARY KEY (tenant_id, partition)
+);
+
+-- How far identities are pruned: those appended before are gone or going, and no copy of them is accepted any more.
+CREATE TABLE usage_pruned (
+    tenant_id  text        NOT NULL,
+    partition  integer     NOT NULL,
+    before     timestamptz NOT NULL,  -- a whole hour (UTC), so that `usage_fate` tells how many were counted
+    swept      timestamptz NOT NULL DEFAULT '-infinity',  -- `before`, once all of them are gone
     PRIMARY KEY (tenant_id, partition)
 );
 

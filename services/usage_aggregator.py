@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+from billing.metering import UsageControl
 from infra import faust_app, postgres, telemetry
 from infra.errors import Conflict
 from infra.failpoints import failpoint
@@ -27,7 +28,7 @@ from projections import generation, usage
 from projections.usage_rows import Arrival
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
-from services.usage_measuring import EPOCH, Measuring
+from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
 
 log = telemetry.logger("services.usage_aggregator")
 
@@ -240,10 +241,7 @@ class UsageStore:
         usage.add_refused(tx, [_refused(each) for each in judged.refusals])
         usage.set_controls(
             tx,
-            [
-                usage.Control(tenant, partition, each.control.version, each.value, each.offset)
-                for tenant, each in judged.controls.items()
-            ],
+            [_control(tenant, partition, each) for tenant, each in judged.controls.items()],
         )
         return new
 
@@ -274,8 +272,24 @@ def _controls(tx: postgres.Cursor, partition: int) -> dict[str, Measuring]:
     found = {}
     for each in usage.controls(tx, partition):
         control = decode_usage(each.control)
-        found[each.tenant] = Measuring(control, each.offset, each.control)  # type: ignore[arg-type]
+        assert isinstance(control, UsageControl)
+        accepted_from_us = NEVER_US if each.accepted_from is None else (each.accepted_from - EPOCH) // MICROSECOND
+        registered_us = (each.registered_at - EPOCH) // MICROSECOND
+        found[each.tenant] = Measuring(control, each.offset, each.control, registered_us, accepted_from_us)
     return found
+
+
+def _control(tenant: str, partition: int, measuring: Measuring) -> usage.Control:
+    from_us = measuring.accepted_from_us
+    return usage.Control(
+        tenant,
+        partition,
+        measuring.control.version,
+        measuring.value,
+        measuring.offset,
+        EPOCH + timedelta(microseconds=measuring.registered_us),
+        None if from_us == NEVER_US else EPOCH + timedelta(microseconds=from_us),
+    )
 
 
 def _fate(tenant: str, hour: Any, partition: int, fates: Fates) -> usage.Fate:

@@ -133,13 +133,20 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
         elif isinstance(content, UsageControl):
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
             if known is None or content.version > known.control.version:
-                judged.controls[content.tenant] = Measuring(content, record.offset, record.value or b"")
+                judged.controls[content.tenant] = _measuring(known, content, record)
         elif count == 0:
             _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
         else:
             measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
             _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring)
     return judged
+
+
+def _measuring(known: Measuring | None, control: UsageControl, record: Record) -> Measuring:
+    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
+    if known is None:
+        return Measuring(control, record.offset, record.value or b"", appended_us)
+    return known.followed_by(control, record.offset, record.value or b"", appended_us)
 
 
 def _judge_batch(

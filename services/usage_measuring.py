@@ -24,6 +24,7 @@ from billing.metering import (
     readings,
     time_band,
 )
+from billing.tenant import UsageBounds
 from projections.usage import Series
 from services.meter_expressions import formula
 
@@ -31,7 +32,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_KNOWN_MAX = 20_000
 QUARTERS_KNOWN_MAX = 10_000  # a hundred days
 SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
-_MICROSECOND = timedelta(microseconds=1)
+NEVER_US = -(2**63)
+MICROSECOND = timedelta(microseconds=1)
 _DAY_US, _QUARTER_US, _MINUTE_US = 86_400_000_000, 900_000_000, 60_000_000
 _GONE = format(GONE, "f")
 
@@ -49,10 +51,16 @@ class Contribution(NamedTuple):
 class Measuring:
     """A tenant's meters and bounds as one control record set them."""
 
-    def __init__(self, control: UsageControl, offset: int, value: bytes) -> None:
+    def __init__(
+        self, control: UsageControl, offset: int, value: bytes, registered_us: int = 0, accepted_from_us: int = NEVER_US
+    ) -> None:
+        """`registered_us`: append of the tenant's first control record in the partition."""
         self.control = control
         self.offset = offset
         self.value = value
+        self.registered_us = registered_us
+        self.accepted_from_us = accepted_from_us
+        """Events before are refused, however wide the bounds: identities of that time may be pruned."""
         self._oldest_us = control.bounds.oldest_days * _DAY_US
         self._ahead_us = control.bounds.ahead_minutes * _MINUTE_US
         self._names: set[str] = set()
@@ -60,13 +68,25 @@ class Measuring:
         for meter in control.meters:
             self._by_type[meter.event_type] = (*self._by_type.get(meter.event_type, ()), _Compiled(meter))
 
+    def followed_by(self, control: UsageControl, offset: int, value: bytes, appended_us: int) -> Measuring:
+        """The tenant measured by another control record from `appended_us` on.
+
+        Bounds that become wider do not bring back what was pruned under the narrower ones: what they refused by then
+        stays refused. A tenant with a test clock is never pruned.
+        """
+        pruned_before_us = appended_us - horizon_us(self.control.bounds)
+        accepted_from_us = self.accepted_from_us
+        if self.control.clock is None and pruned_before_us > self.registered_us:
+            accepted_from_us = max(accepted_from_us, pruned_before_us + self._ahead_us)
+        return Measuring(control, offset, value, self.registered_us, accepted_from_us)
+
     def contributions(self, raw: RawEvent, appended_us: int) -> list[Contribution]:
         """What an event contributes. The quick way for events in order; all others take the way of `billing.metering`.
 
         Raises:
             Rejected: the event is refused.
         """
-        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // _MICROSECOND
+        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // MICROSECOND
         properties: dict[str, str] = raw["properties"]
         compiled = self._by_type.get(raw["type"])
         source, customer = raw["source"], raw["customer"]
@@ -74,6 +94,7 @@ class Measuring:
         if (
             compiled is None
             or not present_us - self._oldest_us <= raw["time"] <= present_us + self._ahead_us
+            or raw["time"] < self.accepted_from_us
             or not is_name(raw["id"])
             or not (source in self._names or self._is_name(source))
             or not (customer in self._names or self._is_name(customer))
@@ -99,6 +120,10 @@ class Measuring:
     def _slowly(self, raw: RawEvent, present_us: int) -> list[Contribution]:
         event = event_of(raw)
         check_event(event, self.control.bounds, EPOCH + timedelta(microseconds=present_us))
+        if raw["time"] < self.accepted_from_us:
+            oldest = EPOCH + timedelta(microseconds=self.accepted_from_us)
+            detail = f"{event.time} is before {oldest}, the oldest time accepted since the bounds were widened"
+            raise Rejected("too_late", detail, field="time")
         names = {meter.key: meter.dimensions for meter in self.control.meters}
         return [
             Contribution(
@@ -109,6 +134,12 @@ class Measuring:
             for each in readings(event, self.control.meters, formula)
             if each.number is not None or each.text is not None
         ]
+
+
+def horizon_us(bounds: UsageBounds) -> int:
+    """Age since its append from which on an identity is of no use: a copy's time would be refused. With a day to spare
+    for brokers whose clocks differ."""
+    return bounds.oldest_days * _DAY_US + bounds.ahead_minutes * _MINUTE_US + _DAY_US
 
 
 class _Compiled:

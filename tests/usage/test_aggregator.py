@@ -178,7 +178,8 @@ def test_bad_records_go_to_usage_rejected_and_nothing_else_is_lost(aggregators: 
     bad: dict[str, bytes | None] = {
         "null_value": None,
         "bad_framing": b"\xc3",
-        "bad_magic": b"{'id': 1}",
+        "bad_magic": b"\x01 is no framing",
+        "corrupt_json": b"{'id': 1}",
         "unknown_schema": b"\xc3\x01" + bytes(8) + b"x",
         "truncated": good[:-2],
         "trailing_bytes": good + b"more",
