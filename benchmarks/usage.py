@@ -7,7 +7,7 @@ state: the ceiling (plain consumption with decoding, and COPY into a table witho
 (Faust, exact dedupe, values, windows, fates and offset in one Postgres transaction). What counts is their ratio. At
 the end every customer's sum is held to the truth; exit code 1 if one differs, or if the ratio is below `--least`.
 
-`--live` measures while producers send at `--rate` through the SDK's encoding; `--chaos`: see benchmarks.usage_chaos.
+`--chaos` measures exactness instead: see benchmarks.usage_chaos.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from benchmarks import usage_ceiling
+from benchmarks import usage_ceiling, usage_chaos
 from benchmarks.usage_load import Load
 from benchmarks.usage_preload import preload
 from benchmarks.usage_system import Progress, System, ends, machine, register, running, until
@@ -49,6 +49,8 @@ class Taken:
 
 def main() -> int:
     chosen = _arguments()
+    if chosen.chaos:
+        return _under_fire(chosen)
     with running() as system:
         settings = system.settings(chosen.partitions)
         register(settings)
@@ -68,6 +70,27 @@ def main() -> int:
             _say(f"round {number + 1}: ceiling {ceiling.rate:,.0f}, aggregator {taken.rate:,.0f} events/s")
             postgres.drop_database(system.addresses["postgres"], own.postgres.rpartition("/")[2].partition("?")[0])
     return _report(chosen, rounds, wrong)
+
+
+def _under_fire(chosen: argparse.Namespace) -> int:
+    with running() as system:
+        outcome = usage_chaos.run(
+            system, kills=chosen.kills, quiet_s=30, rate=chosen.rate, partitions=chosen.partitions, said=_say
+        )
+    if chosen.json:
+        print(json.dumps({"machine": machine(), **asdict(outcome)}))
+        return 1 if outcome.wrong else 0
+    print(machine())
+    for what, number in sorted(outcome.sent.items()):
+        print(f"sent {what:32}{number:>12,}")
+    for what, number in outcome.fates.items():
+        print(f"{what:37}{number:>12,}")
+    for target, seconds in outcome.kills:
+        print(f"killed {target:12} all counted again after {seconds:5.1f} s")
+    print(f"aggregators started again: {outcome.restarts}; differences from the truth: {len(outcome.wrong)}")
+    for line in outcome.wrong[:20]:
+        print(line)
+    return 1 if outcome.wrong else 0
 
 
 def _ceiling(system: System, settings: Settings, reached: dict[int, int], events: int) -> Taken:
@@ -153,6 +176,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preload", type=int, default=0, help="identities that are in the dedupe horizon before")
     parser.add_argument("--random-ids", action="store_true", help="UUIDv4 instead of the SDK's UUIDv7")
     parser.add_argument("--least", type=float, default=0.0, help="ratio below which the exit code is 1")
+    parser.add_argument("--chaos", action="store_true", help="kill everything in turn instead, 30 s apart")
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--rate", type=int, default=5_000, help="events a second that are sent under --chaos")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

@@ -53,9 +53,6 @@ COMPARED: Mapping[str, str] = {
 The integer of a series and the version of a change are names that a generation gives; they carry no meaning.
 """
 
-CARRIED = ("usage_pruned",)
-"""Tables whose rows do not follow from the log: a new generation takes them over."""
-
 
 class Fate(NamedTuple):
     """What became of a tenant's events of one hour and partition: to be added."""

@@ -21,7 +21,8 @@ from services.reconcile import Reconciliation, reconcile
 
 DIFFERENCES = 1
 _COLUMNS = (
-    "received", "counted", "unmatched", "duplicate", "conflict", "rejected", "billed", "unbilled", "voided"
+    "received", "counted", "unmatched", "duplicate", "conflict", "rejected", "billed", "unbilled", "voided",
+    "pruned"
 )  # fmt: skip
 
 
@@ -64,6 +65,8 @@ def show(report: Reconciliation, console: Console) -> None:
     for each in report.tenants:
         for difference in each.differences:
             console.print(f"{each.tenant or '(not told)'}: {difference}", markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
     console.print("balanced" if report.balanced else "differences found")
 
 

@@ -4,17 +4,20 @@
 
 `received` is counted here from the log itself. What is billed follows from the invoices in `billing.events` and their
 cuts, not from the projection that made them. Everything is taken at one position of the usage log.
+
+What is gone cannot be counted again, and the report says from where on it is (`Reconciliation.notes`): records that
+the log's retention removed are taken from the hourly counts, and so are events whose identities passed the horizon
+(`pruned`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from billing.errors import Rejected
 from billing.invoice import InvoiceFinalized
 from billing.invoicing import BillingRun
 from billing.metering import UsageControl
@@ -22,7 +25,7 @@ from billing.subscription import SubscriptionCanceled, SubscriptionCreated, Subs
 from infra import kafka, postgres
 from infra.kafka import KafkaConfig, Record
 from infra.settings import Settings
-from projections import generation, usage, usage_read
+from projections import generation, usage, usage_pruning, usage_read
 from schemas.codec import decode_event, decode_usage_records
 from schemas.errors import DecodeError
 from services.usage_intake import misaddressed, told_tenant
@@ -53,6 +56,8 @@ class TenantCount:
     """In a period that an invoice bills, below its cut."""
     unbilled: int = 0
     voided: int = 0
+    pruned: int = 0
+    """Counted once, but no more looked at one by one: neither matched with subscriptions nor with invoices here."""
     differences: list[str] = field(default_factory=list)
     """What does not balance, for people."""
 
@@ -64,6 +69,8 @@ class Reconciliation:
     positions: dict[int, int]
     """Partition -> offset up to which everything was counted."""
     tenants: list[TenantCount]
+    notes: list[str] = field(default_factory=list)
+    """From where on was counted again, where that is not the beginning; for people."""
 
     @property
     def balanced(self) -> bool:
@@ -74,7 +81,6 @@ def reconcile(settings: Settings, progress: Progress = lambda *_: None, tenant: 
     """Count everything again and compare. `tenant`: only this one is reported.
 
     Raises:
-        Rejected: the usage log begins after its first record, so that it cannot be counted again.
         Transient: Kafka or Postgres is away.
     """
     config = KafkaConfig.of(settings)
@@ -86,10 +92,11 @@ def reconcile(settings: Settings, progress: Progress = lambda *_: None, tenant: 
         number = generation.enter(tx, usage.SET)
         positions = generation.checkpoints(tx, usage.SET, number, usage.TOPIC)
         stored = _stored(tx, billing)
-    received = _received(config, settings, positions, progress)
+    received, notes = _received(config, positions, stored.hours, progress)
     names = sorted(received.keys() | stored.fates.keys() | stored.identities.keys())
     counts = [_tenant(name, received[name], stored) for name in names if tenant in (None, name)]
-    return Reconciliation(positions, counts)
+    marks = [note for each, note in stored.marks if tenant in (None, each)]
+    return Reconciliation(positions, counts, notes + marks)
 
 
 @dataclass(slots=True)
@@ -135,23 +142,46 @@ def _billing(config: KafkaConfig, settings: Settings, progress: Progress) -> _Bi
 
 
 def _received(
-    config: KafkaConfig, settings: Settings, positions: Mapping[int, int], progress: Progress
-) -> Counter[str]:
-    """Events in the log by tenant, up to `positions`."""
+    config: KafkaConfig,
+    positions: Mapping[int, int],
+    hours: Sequence[tuple[str, int, datetime, int]],
+    progress: Progress,
+) -> tuple[Counter[str], list[str]]:
+    """Events in the log by tenant, up to `positions`, and notes.
+
+    Where retention removed the beginning of a partition, the hours up to that of its first record are taken from
+    `hours`: (tenant, partition, hour of the append, received).
+    """
     starts = kafka.start_offsets(config, usage.TOPIC, list(positions))
-    pruned = {partition: start for partition, start in starts.items() if start > 0}
-    if pruned:
-        raise Rejected("log_pruned", f"{usage.TOPIC} begins at {pruned}: what came before cannot be counted again")
+    trusted: dict[int, datetime] = {each: NO_END for each, start in starts.items() if start > 0}
+    notes = []
     received: Counter[str] = Counter()
     done, total = 0, sum(positions.values())
     for records in kafka.scan(config, usage.TOPIC, starts, positions):
         for record in records:
+            upto = trusted.get(record.partition)
+            if upto is NO_END:
+                upto = trusted[record.partition] = _hour(record.appended_at)
+                start = starts[record.partition]
+                notes.append(
+                    f"{usage.TOPIC}/{record.partition} begins at offset {start}: events appended up to the end of hour"
+                    f" {upto:%Y-%m-%d %H}:00 UTC are taken from the hourly counts, later ones were counted again"
+                )
+            if upto is not None and _hour(record.appended_at) <= upto:
+                continue
             tenant, events = events_in(record)
             if events:
                 received[tenant] += events
         done += len(records)
         progress(f"reading {usage.TOPIC}", done, total)
-    return received
+    for tenant, partition, hour, count in hours:
+        if partition in trusted and hour <= trusted[partition]:
+            received[tenant] += count
+    return received, notes
+
+
+def _hour(instant: datetime) -> datetime:
+    return instant.replace(minute=0, second=0, microsecond=0)
 
 
 def events_in(record: Record) -> tuple[str, int]:
@@ -178,6 +208,11 @@ class _Stored:
     refused: dict[str, int]
     values: dict[str, int]
     windows: dict[str, int]
+    pruned: dict[str, int]
+    hours: list[tuple[str, int, datetime, int]]
+    """(Tenant, partition, hour of the append, received)."""
+    marks: list[tuple[str, str]]
+    """(Tenant, how far its identities are pruned)."""
 
 
 def _stored(tx: postgres.Cursor, billing: _Billing) -> _Stored:
@@ -194,17 +229,41 @@ def _stored(tx: postgres.Cursor, billing: _Billing) -> _Stored:
 
     return _Stored(
         fates=usage_read.fates(tx),
-        identities=counted("SELECT tenant_id, count(*) FROM usage_identity GROUP BY tenant_id"),
+        identities=counted(_EVENTS.format(where="true")),
         matched=counted(_EVENTS.format(where=_MATCHED)),
         billed=counted(_EVENTS.format(where=f"{_MATCHED} AND {_BILLED}")),
         unbilled=counted(_EVENTS.format(where=f"{_MATCHED} AND NOT {_BILLED}")),
         refused=counted("SELECT tenant_id, sum(events)::bigint FROM usage_rejected GROUP BY tenant_id"),
         values=counted("SELECT tenant_id, count(*) FROM usage_value GROUP BY tenant_id"),
         windows=counted("SELECT tenant_id, sum(events)::bigint FROM usage_window GROUP BY tenant_id"),
+        pruned=counted(_PRUNED),
+        hours=tx.execute("SELECT tenant_id, partition, hour, received FROM usage_fate").fetchall(),
+        marks=[
+            (
+                tenant,
+                f"{tenant}, partition {partition}: events appended before {before:%Y-%m-%d %H}:00 UTC are beyond the"
+                " dedupe horizon; their counts and sums were checked, not each of them",
+            )
+            for (tenant, partition), before in usage_pruning.marks(tx).items()
+        ],
     )
 
 
-_EVENTS = "SELECT i.tenant_id, count(*) FROM usage_identity i WHERE {where} GROUP BY i.tenant_id"
+_EVENTS = """
+SELECT i.tenant_id, count(*)
+  FROM usage_identity i
+  LEFT JOIN usage_pruned p USING (tenant_id, partition)
+ WHERE i.appended_at >= coalesce(p.before, '-infinity') AND {where}
+ GROUP BY i.tenant_id
+"""
+
+_PRUNED = """
+SELECT f.tenant_id, sum(f.counted)::bigint
+  FROM usage_fate f
+  JOIN usage_pruned p USING (tenant_id, partition)
+ WHERE f.hour < p.before
+ GROUP BY f.tenant_id
+"""
 
 _MATCHED = """
 EXISTS (SELECT FROM unnest(%(span_0)s::text[], %(span_1)s::text[], %(span_2)s::timestamptz[], %(span_3)s::timestamptz[])
@@ -236,12 +295,13 @@ def _tenant(name: str, received: int, stored: _Stored) -> TenantCount:
         rejected=fates.rejected,
         billed=stored.billed.get(name, 0),
         unbilled=stored.unbilled.get(name, 0),
+        pruned=stored.pruned.get(name, 0),
     )
-    accounted = made.counted + made.unmatched + made.duplicate + made.conflict + made.rejected
+    accounted = made.counted + made.unmatched + made.duplicate + made.conflict + made.rejected + made.pruned
     for said, one, other in (
         ("received, and accounted for", received, accounted),
         ("received, and received by the hourly counts", received, fates.received),
-        ("counted once, and counted by the hourly counts", identities, fates.counted),
+        ("counted once, and counted by the hourly counts", identities + made.pruned, fates.counted),
         ("counted, and billed + unbilled + voided", made.counted, made.billed + made.unbilled + made.voided),
         ("rejected + conflict, and refusals kept", fates.rejected + fates.conflict, stored.refused.get(name, 0)),
         ("values, and values in hourly windows", stored.values.get(name, 0), stored.windows.get(name, 0)),

@@ -20,7 +20,7 @@ from infra.failpoints import failpoint
 from infra.faust_app import Batch
 from infra.kafka import KafkaConfig, Record
 from infra.settings import Settings
-from projections import billing_set, generation, usage
+from projections import billing_set, generation, usage, usage_pruning
 from services import projector
 from services.usage_aggregator import UsageStore, placing
 
@@ -50,6 +50,8 @@ class Subject:
     """What fills a generation: the code that fills the live one, which sends nothing to anybody."""
     compared: Mapping[str, str]
     """Table -> its rows by natural key, where that is not all its columns. Tables stand after FROM and JOIN only."""
+    carry: Callable[[postgres.Cursor, str, str], None] = lambda *_: None
+    """Takes over from the live schema into the new one what does not follow from the log."""
 
 
 def subjects(settings: Settings) -> tuple[Subject, ...]:
@@ -63,7 +65,7 @@ def subjects(settings: Settings) -> tuple[Subject, ...]:
 
     return (
         Subject(billing_set.NAME, billing_set.TOPIC, billing, {}),
-        Subject(usage.SET, usage.TOPIC, measured, usage.COMPARED),
+        Subject(usage.SET, usage.TOPIC, measured, usage.COMPARED, usage_pruning.carry),
     )
 
 
@@ -143,6 +145,7 @@ class Scratch:
         with postgres.transaction(self._pool) as tx:
             number = generation.lock(tx, self.subject.name)
             self.catch_up(generation.checkpoints(tx, self.subject.name, number, self._topic))
+            self.subject.carry(tx, generation.schema(self.subject.name, number), self.schema)
             yield tx
 
     def _live(self, tx: postgres.Cursor) -> int:

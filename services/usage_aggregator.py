@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -27,6 +28,7 @@ from infra.settings import Settings
 from projections import generation, usage
 from projections.usage_rows import Arrival
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
+from services import usage_pruning
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
 
@@ -52,6 +54,7 @@ def main(settings: Settings) -> int:
     sys.setswitchinterval(0.001)
     pool = postgres.worker_pool(settings)
     producer = Producer(KafkaConfig.of(settings))
+    threading.Thread(target=usage_pruning.run, args=(settings, threading.Event()), name="pruning", daemon=True).start()
     return faust_app.run(build(settings, pool, UsageStore(pool, placing(settings), publisher(producer))))
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from billing.errors import Rejected
 from billing.invoicing import BillingRun, PartitionPosition
 from infra.postgres import Cursor
-from projections import generation, usage_events
+from projections import generation, usage_events, usage_pruning
 from projections.usage_events import Contribution, Counted, Place, Refused
 from schemas.codec import decode_event
 from services.usage_intake import identity_of
@@ -86,6 +86,8 @@ def fate_of(tx: Cursor, tenant: str, source: str, id: str) -> EventFate:
     refusals = tuple(usage_events.refused(tx, tenant, source=source, id=id, limit=REFUSALS_MAX))
     if found is None and not refusals:
         said = f"no event ({source}, {id}) was counted or refused; it may not have arrived yet"
+        if gone := [before for (each, _), before in usage_pruning.marks(tx).items() if each == tenant]:
+            said += f", or was appended before {max(gone)}: those that counted then are no longer kept one by one"
         raise Rejected("unknown_event", said, field="id")
     counted = None if found is None else traces(tx, tenant, [found])[0]
     return EventFate(source, id, counted.fate if counted else Fate(refusals[0].fate), counted, refusals)
