@@ -150,9 +150,6 @@ class Producer(threading.Thread):
                 if what > 0.97:
                     batch.append(event)
                     truth.sent["again, in the same batch"] += 1
-                known.append(event) if len(known) < _REMEMBERED else known.__setitem__(
-                    chance.randrange(len(known)), event
-                )
         return batch
 
     def _event(self, time_us: int) -> dict[str, object]:
@@ -254,9 +251,11 @@ def run(
         fire = Fire(system, settings, progress, workers=2)
         producer = Producer(settings, rate, seed)
         producer.start()
-        until(progress.counted, within_s=RECOVERED_S)
-        seen = []
+        until(lambda: producer.failure or progress.counted(), within_s=RECOVERED_S)
+        seen: list[tuple[str, float]] = []
         for target in itertools.islice(itertools.cycle(TARGETS), kills):
+            if producer.failure is not None:
+                break
             before = {target: system.pid(target)} if target in SERVERS else {}
             fire.kill(target)
             began = time.monotonic()

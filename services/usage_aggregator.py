@@ -31,13 +31,13 @@ from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services import usage_pruning
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
+from services.usage_series import KnownSeries
 
 log = telemetry.logger("services.usage_aggregator")
 
 EVENTS = telemetry.counter("usage_events_total", "Usage events by what became of them.", "fate")
 BATCH_RECORDS_MAX = 2_000
 BATCH_BYTES_MAX = 2_000_000  # about 24,000 events in batches: a transaction of a quarter of a second
-SERIES_KNOWN_MAX = 500_000  # about 200 MB; then the cache starts anew
 WARY_BATCHES = 20  # after one with a repetition: where there is one there are more
 REJECTED = "usage.rejected"
 TEXT_SHOWN_MAX = 500  # of a refusal's texts in its row; the topic has them whole
@@ -157,7 +157,7 @@ class UsageStore:
         self._known: dict[int, _Known] = {}
         self._ahead: dict[int, _Known] = {}
         """By partition: what will be known after the last batch that was foreseen."""
-        self._series: dict[usage.Series, int] = {}
+        self._series = KnownSeries()
         self._months: set[date] = set()
         self._series_generation = 0
         self._wary = 0
@@ -226,13 +226,13 @@ class UsageStore:
 
     def _write(self, tx: postgres.Cursor, number: int, partition: int, judged: Judged) -> dict[usage.Series, int]:
         """All rows, and the refusals; returns the series that were not known before."""
-        known = self._series if self._series_generation == number else {}
+        is_known = self._series_generation == number
         months = _months(judged.claims)
-        usage.make_months(tx, months if self._series_generation != number else months - self._months)
+        usage.make_months(tx, months - self._months if is_known else months)
         wanted = judged.series()
-        new = usage.series_ids(tx, [each for each in wanted if each not in known])
-        ids = {each: known.get(each) or new[each] for each in wanted}
-        taken = usage.claim(tx, partition, judged.claims, ids, hopeful=not self._wary)
+        known = self._series.among(wanted) if is_known else {}
+        new = usage.series_ids(tx, wanted - known.keys())
+        taken = usage.claim(tx, partition, judged.claims, known | new, hopeful=not self._wary)
         self._wary = WARY_BATCHES if taken else max(self._wary - 1, 0)
         counted = judged.settle(taken)
         failpoint("usage.after_copy")
@@ -250,9 +250,9 @@ class UsageStore:
 
     def _remember(self, number: int, series: Mapping[usage.Series, int], judged: Judged) -> None:
         """Cache what was committed only: the series and months of a transaction that failed do not exist."""
-        if self._series_generation != number or len(self._series) > SERIES_KNOWN_MAX:
-            self._series, self._months, self._series_generation = {}, set(), number
-        self._series.update(series)
+        if self._series_generation != number:
+            self._series, self._months, self._series_generation = KnownSeries(), set(), number
+        self._series.add(series)
         self._months |= _months(judged.claims)
 
 

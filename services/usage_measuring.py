@@ -31,7 +31,7 @@ from services.meter_expressions import formula
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES_KNOWN_MAX = 20_000
 QUARTERS_KNOWN_MAX = 10_000  # a hundred days
-SERIES_KNOWN_MAX = 100_000  # of one meter; then its cache starts anew
+SERIES_KNOWN_MAX = 30_000  # of one meter; then its cache starts anew
 NEVER_US = -(2**63)
 MICROSECOND = timedelta(microseconds=1)
 _DAY_US, _QUARTER_US, _MINUTE_US = 86_400_000_000, 900_000_000, 60_000_000

@@ -270,3 +270,30 @@ def test_logs_are_json_lines(aggregators: Aggregators) -> None:
     eventually(lambda: "reading begins" in log.read_text(), within_s=60)
     assert aggregators.stack.stop(process) == 0
     assert all(json.loads(line)["at"] for line in log.read_text().splitlines() if line.startswith("{"))
+
+
+def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggregators) -> None:
+    tenants = aggregators.tenants()
+    aggregators.register(*tenants)
+    workers = [aggregators.start(TALLYBOOK_INSTANCE=name) for name in ("one", "two")]
+    log = aggregators.settings.data / "logs" / "usage-aggregator.log"
+
+    def send(number: int) -> None:
+        producer = confluent_kafka.Producer(aggregators.config.client())
+        for tenant in tenants:
+            aggregators.produce(producer, tenant, encode_usage(batch(event(str(number)), tenant=tenant)))
+        assert producer.flush(30) == 0
+
+    def shares() -> list[int]:
+        """Partitions of each worker, by what they said last."""
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        starts = [len(line["starts"]) for line in lines if line["event"] == "reading begins"]
+        return sorted(starts[-2:])
+
+    eventually(lambda: shares() == [1, 2], within_s=60)
+    send(1)
+    eventually(aggregators.is_caught_up, within_s=60)
+    workers[0].kill()
+    send(2)
+    eventually(aggregators.is_caught_up, within_s=15)
+    assert all(aggregators.fates()[tenant].counted == 2 for tenant in tenants)
