@@ -11,11 +11,11 @@ import confluent_kafka
 import fastavro
 import psycopg
 
+from benchmarks.usage_load import SCHEMA
 from infra.kafka import KafkaConfig
 from infra.settings import Settings
 from projections import usage
 from schemas import binary
-from tallybook_sdk.wire import schema
 
 EVENTS_A_TRANSACTION = 24_000
 
@@ -37,7 +37,7 @@ CREATE TABLE public.ceiling (
 def consume(settings: Settings, ends: dict[int, int], events: int) -> tuple[float, float]:
     """Seconds, and seconds of this process's processor time, to take `events` up to `ends`."""
     config = KafkaConfig.of(settings)
-    parsed = binary.parsed(schema())  # without logical types, as the aggregator decodes
+    parsed = binary.parsed(SCHEMA)  # without logical types, as the aggregator decodes
     consumer = confluent_kafka.Consumer(
         config.client()
         | {

@@ -23,13 +23,13 @@ import confluent_kafka
 import psutil
 import uuid_utils
 
+from benchmarks.usage_load import FINGERPRINT, encode_batch
 from benchmarks.usage_system import BOUNDS, Progress, System, ends, register, tenants, until
 from infra import postgres
 from infra.errors import Conflict, Transient
 from infra.kafka import KafkaConfig
 from infra.settings import STATE_FILE, Settings
 from projections import generation, usage, usage_read
-from tallybook_sdk.wire import encode_batch, encode_event, schema_fingerprint
 
 TARGETS = ("aggregator", "kafka", "postgres", "valkey")
 SERVERS = TARGETS[1:]
@@ -115,8 +115,8 @@ class Producer(threading.Thread):
             known += [each for each in batch if _is_accepted(each)]
             del known[: max(0, len(known) - _REMEMBERED)]
 
-        value = encode_batch(tenant, [encode_event(each) for each in batch])
-        headers = [("schema", schema_fingerprint().hex().encode()), ("tenant", tenant.encode())]
+        value = encode_batch(tenant, batch)
+        headers = [("schema", FINGERPRINT.hex().encode()), ("tenant", tenant.encode())]
         topic = KafkaConfig.of(self._settings).named(usage.TOPIC)
         producer.produce(topic, value, tenant.encode(), headers=headers, on_delivery=delivered)
         producer.poll(0)

@@ -1,4 +1,4 @@
-"""Usage for the benchmarks: who used what, written to Kafka as the SDK writes it, with the truth kept beside."""
+"""Usage for the benchmarks: who used what, written to Kafka as a producer writes it, with the truth kept beside."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from benchmarks.usage_system import tenants
 from infra.kafka import KafkaConfig
 from infra.settings import Settings
 from projections import usage
-from tallybook_sdk.wire import encode_batch, encode_event, schema_fingerprint
+from schemas import binary
+from schemas.framing import SINGLE_OBJECT
+from schemas.released import bundled, newest
 
-HOUR_US = 3_600_000_000
+SCHEMA = newest(bundled())["tallybook.usage.UsageBatch"].schema
+FINGERPRINT = binary.fingerprint(SCHEMA)
+_PARSED = binary.parsed(SCHEMA)
 SPREAD_US = 20 * 60_000_000  # events lie within the last twenty minutes, in no order
+
+
+def encode_batch(tenant: str, events: list[dict[str, object]]) -> bytes:
+    """A record of events, as every producer writes it."""
+    return binary.write(_PARSED, {"tenant": tenant, "events": events}, SINGLE_OBJECT + FINGERPRINT)
 
 
 @dataclass(slots=True)
@@ -38,7 +47,7 @@ class Load:
         names = tenants(self.partitions)
         for number in range(max(1, events // self.per_record)):
             tenant = names[number % len(names)]
-            yield tenant, encode_batch(tenant, [encode_event(self._event(tenant)) for _ in range(self.per_record)])
+            yield tenant, encode_batch(tenant, [self._event(tenant) for _ in range(self.per_record)])
 
     def _event(self, tenant: str) -> dict[str, object]:
         chance = self._random.random
@@ -69,7 +78,7 @@ class Load:
                 "queue.buffering.max.kbytes": 200_000,
             }
         )
-        mark = [("schema", schema_fingerprint().hex().encode())]
+        mark = [("schema", FINGERPRINT.hex().encode())]
         sent = 0
         for tenant, value in self.records(events):
             while True:
