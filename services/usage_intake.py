@@ -171,7 +171,7 @@ def _judge_batch(
             fates.rejected += 1
             judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
             continue
-        identity = identity_of(raw["source"], raw["id"])
+        identity = _identity(raw["source"], raw["id"])
         arrival = Arrival(identity, content_of(raw), place, index, raw["customer"], raw["time"], contributions)
         at = places.setdefault(identity, len(claims))
         if at < len(claims):
@@ -195,8 +195,13 @@ _sources = _Sources()
 _TIME_BYTES = 5  # of a UUIDv7's 48 bits of milliseconds since 1970: to a quarter of a second
 
 
-def identity_of(source: str, id: str) -> bytes:
-    """What an event is recognised by within its tenant: 16 bytes (SEMANTICS 13).
+def identity_of(source: str, id: str) -> str:
+    """What an event is recognised by within its tenant: 32 hex digits (SEMANTICS 13)."""
+    return _identity(source, id).hex()
+
+
+def _identity(source: str, id: str) -> bytes:
+    """The same as 16 bytes.
 
     A hash; but an id that tells when it was made (UUIDv7) keeps its first 40 bits, so that events of one time lie
     together.

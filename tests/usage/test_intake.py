@@ -80,7 +80,7 @@ def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEve
     log.append(batch(bad, event("good")))
     made = judged(log)
     assert reasons(made) == [(reason, field)]
-    assert [each.identity for each in made.settle({})] == [identity_of("test", "good")]
+    assert [each.identity.hex() for each in made.settle({})] == [identity_of("test", "good")]
     original = decode_usage(made.refusals[0].usage.original)
     assert original == batch(bad), "the original can be sent again as it is"
 
@@ -91,7 +91,7 @@ def test_the_same_event_in_json_and_in_avro_counts_once() -> None:
     log.append(f'{written},"properties":{{"bytes":1}}}}'.encode(), headers={"tenant": TENANT.encode()})
     log.append(batch(event("1"), event("2")))
     made = judged(log)
-    assert [each.identity for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
+    assert [each.identity.hex() for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
     (fates,) = made.fates.values()
     assert (fates.received, fates.counted, fates.duplicate) == (3, 2, 1)
 
