@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from billing.entitlement import Entitlement, EntitlementKind
@@ -10,7 +10,7 @@ from billing.errors import Rejected
 from billing.held import PRICED_HELD, SAID_HELD, is_held
 from billing.metering import Aggregation, Meter, check_meter
 from billing.money import exponent
-from billing.period import check_interval, parse_interval
+from billing.period import Alignment, check_interval, multiple, parse_interval
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, own_prices
 from billing.price import Charge, Percentage
 from billing.price_check import check, check_amount, check_percent
@@ -37,12 +37,12 @@ def check_price_book(book: PublishPriceBook) -> None:
     meters = {meter.key: meter for meter in book.meters}
     for index, plan in enumerate(book.plans):
         _check_plan(plan, meters, f"plans[{index}]")
-    plans = [plan.key for plan in book.plans]
+    plans = {plan.key: plan for plan in book.plans}
     for index, add_on in enumerate(book.add_ons):
         _check_add_on(add_on, plans, meters, f"add_ons[{index}]")
     for index, coupon in enumerate(book.coupons):
         coupon.check(f"coupons[{index}]")
-        _check_known(coupon.plans, plans, f"coupons[{index}].plans")
+        _check_known(coupon.plans, list(plans), f"coupons[{index}].plans")
 
 
 def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
@@ -55,11 +55,48 @@ def _check_plan(plan: Plan, meters: dict[str, Meter], path: str) -> None:
     _check_item(plan, meters, path)
     for index, phase in enumerate(plan.phases):
         _check_phase(phase, meters, f"{path}.phases[{index}]")
+    for where, charges in _all_charges(plan, path):
+        for index, charge in enumerate(charges):
+            check_own_interval(charge, plan, f"{where}[{index}].interval")
 
 
-def _check_add_on(add_on: AddOn, plans: Sequence[str], meters: dict[str, Meter], path: str) -> None:
+def _all_charges(item: Plan | AddOn, path: str) -> Iterator[tuple[str, tuple[Charge, ...]]]:
+    """Every list of charges of `item`, with its path."""
+    yield f"{path}.charges", item.charges
+    for number, prices in enumerate(item.prices):
+        yield f"{path}.prices[{number}].charges", prices.charges
+        for index, phase in enumerate(prices.phases):
+            yield f"{path}.prices[{number}].phases[{index}].charges", phase.charges
+    for index, phase in enumerate(own_prices(item).phases):
+        yield f"{path}.phases[{index}].charges", phase.charges
+
+
+def check_own_interval(charge: Charge, plan: Plan, path: str) -> None:
+    """Refuse an interval of a charge whose boundaries are not all boundaries of the plan, whatever the anchor.
+
+    Raises:
+        Rejected: naming `path`.
+    """
+    if charge.interval is None:
+        return
+    parse_interval(charge.interval, path)
+    if multiple(charge.interval, plan.interval, plan.alignment) is None:
+        said = f"{charge.interval}: allowed are whole multiples of the plan's {plan.interval}"
+        if plan.alignment is Alignment.CALENDAR:
+            said += " that start with it in the calendar"
+        raise Rejected("other_interval", said, field=path)
+    if charge.meter is not None and charge.interval != plan.interval and plan.minimum_commitment is not None:
+        said = f"usage that is billed every {charge.interval} cannot count toward a commitment per {plan.interval}"
+        raise Rejected("unexpected", said, field=path)
+
+
+def _check_add_on(add_on: AddOn, plans: Mapping[str, Plan], meters: dict[str, Meter], path: str) -> None:
     _check_item(add_on, meters, path)
-    _check_known(add_on.plans, plans, f"{path}.plans")
+    _check_known(add_on.plans, list(plans), f"{path}.plans")
+    for plan in [each for each in plans.values() if not add_on.plans or each.key in add_on.plans]:
+        for where, charges in _all_charges(add_on, path):
+            for index, charge in enumerate(charges):
+                check_own_interval(charge, plan, f"{where}[{index}].interval")
 
 
 def _check_known(named: Sequence[str], plans: Sequence[str], path: str) -> None:

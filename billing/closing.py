@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 from billing import customer, invoice, tenant
 from billing.errors import Rejected
-from billing.ids import CustomerId, invoice_id
+from billing.ids import CustomerId, InvoiceId, invoice_id
 from billing.invoicing import RATING_ENGINE, BillingRun, Cut, InvoiceReason, UnusedFee
 from billing.money import Money
 from billing.override import with_own_prices
-from billing.period import Cadence, Period, full_period
+from billing.own_interval import OwnCharges, span_from
+from billing.period import Period
 from billing.plan_change import at, timeline
 from billing.pricing import Priced, Pricing, priced
 from billing.proration import Proration
+from billing.run import ChargePeriod
 from billing.segments import BilledSpan, Segment, charge_spans, tiled, used_until
 from billing.subscription import (
     Absent,
@@ -54,13 +56,17 @@ def activate(
         case Scheduled(terms=terms) as scheduled if terms.starts_at <= now:
             pricing = with_own_prices(scheduled.pricing, terms.customer_id, state.customers)
             first = Segment(span=first_span(scheduled), pricing=pricing)
+            own = _own(state, (), terms.ends_at)
+            own.go_on(terms.starts_at, pricing, cadence_at(scheduled, terms.starts_at))
+            run = _opening_run(state, seller, terms, first, own)
             return [
                 SubscriptionActivated(
                     subscription_id=terms.subscription_id,
                     customer_id=terms.customer_id,
                     activated_at=terms.starts_at,
                     first=first,
-                    run=_opening_run(state, seller, terms, first),
+                    run=run,
+                    running=tuple(own.running.values()),
                 )
             ]
         case Scheduled(terms=terms):
@@ -102,10 +108,11 @@ def _closed(
     segments = tiled(span, timeline(active.current.pricing, active.changes, start))
     ending = active.ends_at is not None and active.ends_at <= boundary
     following = None if ending else _following(state, active)
+    invoice_of_run = invoice_id(state.tenant_id, terms.subscription_id, InvoiceReason.PERIOD_END, start, boundary)
+    own = _passed(state, active, segments, following)
+    own.bill_ahead(invoice_of_run)
     run = BillingRun(
-        invoice_id=invoice_id(
-            state.tenant_id, terms.subscription_id, InvoiceReason.PERIOD_END, span.period.start, span.period.end
-        ),
+        invoice_id=invoice_of_run,
         subscription_id=terms.subscription_id,
         customer_id=terms.customer_id,
         reason=InvoiceReason.PERIOD_END,
@@ -114,18 +121,64 @@ def _closed(
         segments=segments,
         prepaid=_prepaid(active),
         advance=following,
-        unused=_unused(state, active, segments),
+        unused=(*_unused(state, active, segments), *own.unused),
         late=active.late,
         cut=Cut(until=boundary, positions=command.positions),
         taxes=_taxes(state, seller, terms.customer_id),
         coupon_order=seller.settings.policies.coupon_order,
         tax_rounding=seller.settings.policies.tax_rounding,
+        charges=tuple(own.billed),
     )
-    subscription, payer = terms.subscription_id, terms.customer_id
-    closed = BillingPeriodClosed(subscription_id=subscription, customer_id=payer, span=span, next=following, run=run)
+    subscription, customer = terms.subscription_id, terms.customer_id
+    closed = BillingPeriodClosed(
+        subscription_id=subscription,
+        customer_id=customer,
+        span=span,
+        next=following,
+        run=run,
+        running=tuple(own.running.values()),
+    )
     if following is not None:
         return [closed]
-    return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=payer, ended_at=boundary)]
+    return [closed, SubscriptionEnded(subscription_id=subscription, customer_id=customer, ended_at=boundary)]
+
+
+def _passed(state: TenantState, active: Active, segments: tuple[Segment, ...], following: Segment | None) -> OwnCharges:
+    """The charges with an interval of their own, after the closed period and where the next one begins."""
+    own = _own(state, active.running, active.ends_at)
+    for segment in segments:
+        own.go_on(segment.period.start, segment.pricing, active.cadence)
+    if following is None:
+        for known in list(own.running.values()):
+            own.end(known, active.boundary)
+        return own
+    start = following.period.start
+    cadence = cadence_at(active, start)
+    own.go_on(start, following.pricing, cadence, anew=cadence != active.cadence)
+    return own
+
+
+def _own(state: TenantState, running: tuple[ChargePeriod, ...], ends_at: datetime | None) -> OwnCharges:
+    def net_of(known: ChargePeriod) -> Money:
+        assert known.invoice_id is not None
+        return _fees(state, known.invoice_id).get(known.charge, Money.zero(known.pricing.currency))
+
+    def resolve(pricing: Pricing) -> Priced:
+        return priced(pricing, state.catalog.by_version)
+
+    return OwnCharges(resolve, net_of, ends_at, {each.charge: each for each in running})
+
+
+def _fees(state: TenantState, invoice_id: InvoiceId) -> dict[str, Money]:
+    """What an issued invoice billed in advance, net, by charge.
+
+    Raises:
+        Rejected: it is not issued yet.
+    """
+    billed = state.invoices.get(invoice_id)
+    if not isinstance(billed, invoice.Open | invoice.Paid):
+        raise Rejected("awaiting_invoice", f"invoice {invoice_id} is not issued yet; try again")
+    return dict(billed.fees)
 
 
 def _following(state: TenantState, active: Active) -> Segment:
@@ -148,12 +201,6 @@ def first_span(scheduled: Scheduled) -> BilledSpan:
     return BilledSpan(period=span, whole=trial, zone=terms.zone)
 
 
-def span_from(cadence: Cadence, start: datetime, ends_at: datetime | None) -> BilledSpan:
-    """The period that begins at `start`, up to the next boundary or the end, and the full period it is part of."""
-    whole = full_period(cadence, start)
-    return BilledSpan(period=Period(start, min(whole.end, ends_at or whole.end)), whole=whole, zone=cadence.zone)
-
-
 def _prepaid(active: Active) -> Pricing | None:
     """Under which the fees of the current period were billed when it began."""
     return active.prepaid.advance.pricing if active.prepaid and active.prepaid.advance else None
@@ -172,39 +219,38 @@ def _unused(state: TenantState, active: Active, segments: tuple[Segment, ...]) -
     if plan.proration is Proration.NONE:
         return ()
     spans = charge_spans(segments, prepaid, resolve)
-    fees = [each.charge for each in plan.charges if each.charge.in_advance and each.charge.prorate]
+    fees = [each.charge for each in plan.charges if each.in_advance and each.charge.prorate]
     ended = {fee.key: until for fee in fees if (until := used_until(fee.key, period.start, spans)) < period.end}
     if not ended:
         return ()
-    billed = state.invoices.get(active.prepaid.invoice_id)
-    if not isinstance(billed, invoice.Open | invoice.Paid):
-        raise Rejected("awaiting_invoice", f"invoice {active.prepaid.invoice_id} is not issued yet; try again")
     return tuple(
         UnusedFee(charge=charge, billed=net, period=period, unused=Period(ended[charge], period.end))
-        for charge, net in billed.fees
+        for charge, net in _fees(state, active.prepaid.invoice_id).items()
         if charge in ended and net > Money.zero(net.currency)
     )
 
 
 def _opening_run(
-    state: TenantState, seller: tenant.Registered, terms: SubscriptionCreated, first: Segment
+    state: TenantState, seller: tenant.Registered, terms: SubscriptionCreated, first: Segment, own: OwnCharges
 ) -> BillingRun | None:
     """The invoice at a subscription's start; None if its plan charges nothing in advance."""
-    if not any(each.charge.in_advance for each in priced(first.pricing, state.catalog.by_version).charges):
+    period, reason = first.period, InvoiceReason.SUBSCRIPTION_START
+    invoice_of_run = invoice_id(state.tenant_id, terms.subscription_id, reason, period.start, period.end)
+    own.bill_ahead(invoice_of_run)
+    charges = priced(first.pricing, state.catalog.by_version).charges
+    if not own.billed and not any(each.in_advance for each in charges):
         return None
-    period = first.period
     return BillingRun(
-        invoice_id=invoice_id(
-            state.tenant_id, terms.subscription_id, InvoiceReason.SUBSCRIPTION_START, period.start, period.end
-        ),
+        invoice_id=invoice_of_run,
         subscription_id=terms.subscription_id,
         customer_id=terms.customer_id,
-        reason=InvoiceReason.SUBSCRIPTION_START,
+        reason=reason,
         currency=terms.currency,
         rating_engine=RATING_ENGINE,
         advance=first,
         cut=Cut(until=period.start, positions=()),
         taxes=_taxes(state, seller, terms.customer_id),
+        charges=tuple(own.billed),
         coupon_order=seller.settings.policies.coupon_order,
         tax_rounding=seller.settings.policies.tax_rounding,
     )

@@ -342,7 +342,11 @@ def _is_deferred(line: RatedLine, run: BillingRun) -> bool:
 
 
 def _is_fee_in_advance(line: RatedLine, run: BillingRun) -> bool:
-    return line.kind is LineKind.FEE and run.advance is not None and line.period == run.advance.period
+    if line.kind is not LineKind.FEE:
+        return False
+    own = any((each.charge, each.span.period) == (line.charge, line.period) for each in run.charges)
+    ahead = own and line.period.end > run.cut.until
+    return ahead or (run.advance is not None and line.period == run.advance.period)
 
 
 def _net_fees(event: InvoiceFinalized) -> tuple[tuple[str, Money], ...]:

@@ -13,79 +13,59 @@ so that no chain of changes loses or makes a cent (SEMANTICS 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from enum import StrEnum
 from fractions import Fraction
 from functools import cache
 from itertools import groupby
 
-from billing.aggregation import to_quantity
-from billing.measuring import Need as Need
-from billing.metering import NOTHING, Aggregation, Measured, Meter
+from billing.metering import NOTHING
 from billing.money import Money
-from billing.partial import WHOLE, Part, promises
-from billing.period import Period
-from billing.price import Committed, Percentage
+from billing.partial import Part
+from billing.period import Alignment, multiple
+from billing.price import Percentage
 from billing.pricing import Books, Priced, Pricing, priced
-from billing.proration import Proration, ProrationUnit, local_days, settled, share
+from billing.proration import Proration, settled
 from billing.quantity import regrouped
-from billing.rated import figure, price_figure
-from billing.rating import Rated, rate
-from billing.recurring import prorated_units
+from billing.rated import price_figure
+from billing.rated_line import LineKind as LineKind
+from billing.rated_line import Need as Need
+from billing.rated_line import Quantities as Quantities
+from billing.rated_line import RatedLine as RatedLine
+from billing.rated_line import fee as fee
+from billing.rated_line import (
+    fee_line,
+    measured_line,
+    need_of,
+    part_of,
+    share_text,
+    shown,
+    unused_line,
+    unused_part,
+    usage_line,
+)
+from billing.rating import rate
 from billing.run import BillingRun as BillingRun
+from billing.run import ChargePeriod
 from billing.run import Cut as Cut
 from billing.run import InvoiceReason as InvoiceReason
 from billing.run import LatePeriod as LatePeriod
 from billing.run import PartitionPosition as PartitionPosition
 from billing.run import UnusedFee as UnusedFee
-from billing.segments import BilledSpan, ChargeSpan, Segment, charge_spans, union
+from billing.segments import ChargeSpan, Segment, charge_spans, union
 
 RATING_ENGINE = "2"  # changes whenever the same inputs could give another amount; frozen on each invoice (SEMANTICS 25)
 RATING_ENGINES = ("1", "2")  # all that can still be rated: 1 promises a whole minimum, maximum or commitment to a part
 COMMITMENT = "minimum_commitment"
 
 
-class LineKind(StrEnum):
-    """What a line bills."""
-
-    USAGE = "usage"
-    FEE = "fee"
-    COMMITMENT = "commitment"
-    LATE_USAGE = "late_usage"
-    UNUSED_FEE = "unused_fee"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatedLine:
-    """One line before discounts and tax."""
-
-    kind: LineKind = LineKind.USAGE
-    """What it bills."""
-    charge: str
-    """Key of the charge, or `minimum_commitment`."""
-    description: str
-    """For people."""
-    period: Period
-    """The service period; for late usage the original one."""
-    quantity: Decimal | None = None
-    """What was measured; null for fees."""
-    amount: Money
-    """Rounded once, half up (SEMANTICS 4)."""
-    explanation: str
-    """The arithmetic as text."""
-    plan: str = ""
-    """Key of the plan that charges it; empty in lines of the first rating engine."""
-
-
-Quantities = Mapping[Need, Measured]
-
-
 def versions(run: BillingRun, late: Sequence[LatePeriod]) -> set[int]:
     """The price-book versions that rating `run` takes."""
     segments = (*run.segments, *(segment for each in late for segment in each.segments))
     pricings = [segment.pricing for segment in segments]
+    pricings += [each.pricing for each in (*run.charges, *(own for each in late for own in each.charges))]
+    pricings += [each.pricing for each in run.unused if each.pricing]
     pricings += [run.advance.pricing] if run.advance else []
     pricings += [run.prepaid] if run.prepaid else []
     return {pricing.price_book_version for pricing in pricings}
@@ -95,15 +75,17 @@ def needs(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> list[Nee
     """The quantities that `lines` will look up. `late` are those of `run.late` in which usage did arrive."""
     resolve = _resolver(books)
     wanted = _needs(charge_spans(run.segments, run.prepaid, resolve), run.cut.positions)
+    wanted += _needs(_own_spans(run.charges, resolve), run.cut.positions)
     for each in late:
-        spans = charge_spans(each.segments, None, resolve)
+        spans = [*charge_spans(each.segments, None, resolve), *_own_spans(each.charges, resolve)]
         wanted += _needs(spans, each.since) + _needs(spans, run.cut.positions)
     return list(dict.fromkeys(wanted))
 
 
 def carries_over(late: LatePeriod, books: Books) -> bool:
     """Whether usage before a closed period counts in it, too: a charge measures what is carried over into it."""
-    spans = charge_spans(late.segments, None, _resolver(books))
+    resolve = _resolver(books)
+    spans = [*charge_spans(late.segments, None, resolve), *_own_spans(late.charges, resolve)]
     return any(span.item.meter is not None and span.item.meter.carries_over for span in spans)
 
 
@@ -115,6 +97,9 @@ def one_by_one(run: BillingRun, books: Books, late: Sequence[LatePeriod]) -> set
         for segments in (run.segments, *(each.segments for each in late))
         for span in charge_spans(segments, None, resolve)
     ]
+    spans += [
+        span for charges in (run.charges, *(one.charges for one in late)) for span in _own_spans(charges, resolve)
+    ]
     return {span.item.meter.key for span in spans if span.item.meter and isinstance(span.charge.model, Percentage)}
 
 
@@ -124,24 +109,22 @@ def lines(run: BillingRun, books: Books, late: Sequence[LatePeriod], quantities:
     made: list[RatedLine] = []
     given_back: list[RatedLine] = []
     if run.segments:
-        period = _Closed(run.segments, run.prepaid, run.unused, run.currency, resolve, run.rating_engine)
+        unused = tuple(each for each in run.unused if each.pricing is None)
+        period = _Closed(run.segments, run.prepaid, unused, run.currency, resolve, run.rating_engine)
         made += period.lines(quantities, run.cut.positions)
         given_back = period.given_back()
     if run.advance:
         plan = resolve(run.advance.pricing)
-        fees = [ChargeSpan(item, plan, run.advance.span, False) for item in plan.charges if item.charge.in_advance]
-        made += [_fee_line(each, Money.from_major(fee(each), run.currency)) for each in fees]
+        fees = [ChargeSpan(item, plan, run.advance.span, False) for item in plan.charges if item.in_advance]
+        made += [fee_line(each, Money.from_major(fee(each), run.currency)) for each in fees]
+    own, returned = _own_lines(run, resolve, quantities)
+    made, given_back = [*made, *own], [*given_back, *returned]
     for each in late:
         made += _late_lines(each, run, resolve, quantities)
     made += given_back
     if run.rating_engine == "1":
         made = [replace(each, plan="") for each in made]
     return tuple(made)
-
-
-def fee(span: ChargeSpan) -> Fraction:
-    """What a charge without a meter costs for its span, exact."""
-    return Fraction(rate(span.charge, NOTHING).amount) * span.item.quantity * span.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +151,16 @@ class _Closed:
                     continue
                 if each.item.meter is None:
                     exact += fee(each)
-                    made += [_fee_line(each, fees[each], self._label(each.plan))] if each in fees else []
+                    made += [fee_line(each, fees[each], self._label(each.plan))] if each in fees else []
                     continue
-                measured = quantities[_need(each, each.item.meter, positions)]
+                measured = quantities[need_of(each, each.item.meter, positions)]
                 quantity = regrouped(measured, each.item.meter.dimensions, each.charge.dimensions)
-                part = self._part(each)
+                part = part_of(each, self.engine)
                 rated = rate(each.charge, quantity, part=part)
                 exact += Fraction(rated.amount)
-                made.append(_usage_line(each, quantity, rated, part, self.currency, self._label(each.plan)))
-            made += self._shortfall(stay, exact)
+                made.append(usage_line(each, quantity, rated, part, self.currency, self._label(each.plan)))
+            made += self._shortfall(stay, exact + sum(_accrued(each, self.resolve) for each in stay))
         return made
-
-    def _part(self, span: ChargeSpan) -> Part:
-        """By which part the promises of a usage charge hold; the first engine held them whole."""
-        if self.engine == "1" or span.share == 1 or not promises(span.charge):
-            return WHOLE
-        return Part(span.share, _share_text(span.span, span.plan.proration))
 
     def given_back(self) -> list[RatedLine]:
         """The parts of fees paid in advance that were not used, from what was really billed (SEMANTICS 22)."""
@@ -193,7 +170,7 @@ class _Closed:
         names = {item.charge.key: item.charge.name for item in plan.charges}
         _, amounts = self._amounts(charge_spans(self.segments, self.prepaid, self.resolve))
         return [
-            _unused_line(each, plan.key, f"{self._label(plan)}{names[each.charge]}", amount, self._unused_part(each))
+            unused_line(each, plan.key, f"{self._label(plan)}{names[each.charge]}", amount, self._unused_part(each))
             for each, amount in zip(self.unused, amounts, strict=True)
         ]
 
@@ -212,13 +189,8 @@ class _Closed:
         return amounts, shared[len(parts) :]
 
     def _unused_part(self, unused: UnusedFee) -> Part:
-        """Which part of a fee is given back, by the rule of the plan under which it was billed."""
         assert self.prepaid is not None
-        rule, zone = self.resolve(self.prepaid).proration, self.segments[0].span.zone
-        exact = share(unused.unused, unused.period, rule, zone)
-        if rule is Proration.DAY:
-            return Part(exact, f"{local_days(unused.unused, zone)} of {local_days(unused.period, zone)} days")
-        return Part(exact, f"{exact.numerator:,}/{exact.denominator:,}")
+        return unused_part(unused, self.resolve(self.prepaid), self.segments[0].span.zone)
 
     def _shortfall(self, stay: Sequence[Segment], exact: Fraction) -> list[RatedLine]:
         """One line for what one plan's charges miss to its commitment, from exact amounts (SEMANTICS 4, 21)."""
@@ -234,7 +206,7 @@ class _Closed:
         if len({amount for amount, _ in parts}) == 1:
             owed = [(owed[0][0], whole)]
         words = [
-            price_figure(amount) if span.share(rule) == 1 else f"{price_figure(amount)} x {_share_text(span, rule)}"
+            price_figure(amount) if span.share(rule) == 1 else f"{price_figure(amount)} x {share_text(span, rule)}"
             for amount, span in owed
         ]
         return [
@@ -244,7 +216,7 @@ class _Closed:
                 description=f"{self._label(self.resolve(stay[0].pricing))}Minimum commitment, shortfall",
                 period=whole.period,
                 amount=Money.from_major(committed - exact, self.currency),
-                explanation=f"{' + '.join(words)} - {price_figure(_shown(exact))} charged",
+                explanation=f"{' + '.join(words)} - {price_figure(shown(exact))} charged",
                 plan=stay[0].pricing.plan,
             )
         ]
@@ -255,57 +227,64 @@ class _Closed:
         return f"{plan.name}: " if len(plans) > 1 else ""
 
 
+def _own_spans(charges: Sequence[ChargePeriod], resolve: Callable[[Pricing], Priced]) -> list[ChargeSpan]:
+    """Charges with intervals of their own, as they are rated."""
+    plans = [(each, resolve(each.pricing)) for each in charges]
+    return [
+        ChargeSpan(next(item for item in plan.charges if item.charge.key == each.charge), plan, each.span, False)
+        for each, plan in plans
+    ]
+
+
+def _own_lines(
+    run: BillingRun, resolve: Callable[[Pricing], Priced], quantities: Quantities
+) -> tuple[list[RatedLine], list[RatedLine]]:
+    """The charges with intervals of their own that are due, and what is given back of such fees.
+
+    What is charged and given back together is rounded together, so that no chain of changes makes a cent.
+    """
+    spans = _own_spans(run.charges, resolve)
+    fees = [each for each in spans if each.item.meter is None]
+    unused = [each for each in run.unused if each.pricing is not None]
+    plans = [resolve(each.pricing) for each in unused if each.pricing is not None]
+    zone = run.segments[0].span.zone if run.segments else "UTC"  # at a start nothing is given back
+    parts = [unused_part(each, plan, zone) for each, plan in zip(unused, plans, strict=True)]
+    exact = [fee(each) for each in fees]
+    exact += [-Fraction(each.billed.major()) * part.share for each, part in zip(unused, parts, strict=True)]
+    amounts = settled(exact, run.currency) if unused else [Money.from_major(each, run.currency) for each in exact]
+    paid = dict(zip(fees, amounts, strict=False))
+    made = [
+        fee_line(each, paid[each])
+        if each in paid
+        else measured_line(each, quantities, run.cut.positions, run.rating_engine, run.currency)
+        for each in spans
+    ]
+    names = [
+        next(item.charge.name for item in plan.charges if item.charge.key == each.charge)
+        for each, plan in zip(unused, plans, strict=True)
+    ]
+    returned = zip(unused, plans, names, amounts[len(fees) :], parts, strict=True)
+    return made, [unused_line(each, plan.key, name, amount, part) for each, plan, name, amount, part in returned]
+
+
+def _accrued(segment: Segment, resolve: Callable[[Pricing], Priced]) -> Fraction:
+    """What fees of longer intervals count toward the commitment of a segment: an even part for each period."""
+    plan = resolve(segment.pricing)
+    made = Fraction(0)
+    for item in plan.charges:
+        if item.charge.interval is not None and item.meter is None:
+            periods = multiple(item.charge.interval, plan.interval, Alignment.ANCHOR) or 1
+            made += Fraction(rate(item.charge, NOTHING).amount) * item.quantity / periods
+    return made * segment.span.share(plan.proration)
+
+
 def _resolver(books: Books) -> Callable[[Pricing], Priced]:
     """`priced` under `books`, once for each pricing."""
     return cache(lambda pricing: priced(pricing, books))
 
 
 def _needs(spans: Sequence[ChargeSpan], positions: tuple[PartitionPosition, ...]) -> list[Need]:
-    return [_need(each, each.item.meter, positions) for each in spans if each.item.meter is not None]
-
-
-def _need(span: ChargeSpan, meter: Meter, positions: tuple[PartitionPosition, ...]) -> Need:
-    """What a charge asks of its meter: a level counts for its share of the full period, unless nothing is prorated."""
-    period, whole = span.span.period, span.span.whole
-    is_average = meter.aggregation is Aggregation.WEIGHTED_SUM
-    if not span.prorated or not (is_average or meter.is_level):
-        return Need(meter, period, positions)
-    # An average is measured by elapsed time; what it costs to hold a unit is counted as the plan says.
-    rule = ProrationUnit.SECOND if is_average else ProrationUnit(span.plan.proration)
-    return Need(meter, period, positions, whole, not is_average, rule, span.span.zone)
-
-
-def _fee_line(span: ChargeSpan, amount: Money, label: str = "") -> RatedLine:
-    text = rate(span.charge, NOTHING).text
-    if span.item.quantity != 1:
-        text = f"{span.item.quantity:,} x {f'({text})' if ' ' in text else text}"
-    if span.share != 1:
-        text = f"{text} x {_share_text(span.span, span.plan.proration)}"
-    return RatedLine(
-        kind=LineKind.FEE,
-        charge=span.charge.key,
-        description=f"{label}{span.charge.name}",
-        period=span.span.period,
-        amount=amount,
-        explanation=text,
-        plan=span.plan.key,
-    )
-
-
-def _usage_line(span: ChargeSpan, quantity: Measured, rated: Rated, part: Part, currency: str, label: str) -> RatedLine:
-    text = rated.said(part.price)
-    if part is not WHOLE and isinstance(span.charge.model, Committed):
-        text = f"{text}, capacity x {part.words}"
-    return RatedLine(
-        kind=LineKind.USAGE,
-        charge=span.charge.key,
-        description=f"{label}{span.charge.name}",
-        period=span.span.period,
-        quantity=quantity.total if quantity.held is None else to_quantity(prorated_units(quantity.held)),
-        amount=Money.from_major(rated.amount, currency),
-        explanation=text,
-        plan=span.plan.key,
-    )
+    return [need_of(each, each.item.meter, positions) for each in spans if each.item.meter is not None]
 
 
 def _late_lines(
@@ -313,8 +292,15 @@ def _late_lines(
 ) -> list[RatedLine]:
     """Rate the old period up to both cuts and bill the difference per charge, which may be negative (SEMANTICS 16)."""
     period = _Closed(late.segments, None, (), run.currency, resolve, late.rating_engine)
+    own = [each for each in _own_spans(late.charges, resolve) if each.item.meter is not None]
     before, after = (
-        {(line.charge, line.period): line for line in period.lines(quantities, positions)}
+        {
+            (line.charge, line.period): line
+            for line in (
+                *period.lines(quantities, positions),
+                *(measured_line(each, quantities, positions, late.rating_engine, run.currency) for each in own),
+            )
+        }
         for positions in (late.since, run.cut.positions)
     )
     made = []
@@ -342,27 +328,3 @@ def _late_lines(
             )
         )
     return made
-
-
-def _unused_line(unused: UnusedFee, plan: str, name: str, amount: Money, part: Part) -> RatedLine:
-    return RatedLine(
-        kind=LineKind.UNUSED_FEE,
-        charge=unused.charge,
-        description=f"{name}, unused time",
-        period=unused.unused,
-        amount=amount,
-        explanation=part.said(f"-{unused.billed}"),
-        plan=plan,
-    )
-
-
-def _share_text(span: BilledSpan, rule: Proration) -> str:
-    if rule is Proration.DAY:
-        return f"{local_days(span.period, span.zone)} of {local_days(span.whole, span.zone)} days"
-    part, whole = (figure(_shown(Fraction(period.seconds))) for period in (span.period, span.whole))
-    return f"{part} of {whole} s"
-
-
-def _shown(number: Fraction) -> Decimal:
-    """`number` to six decimals, for people; no figure is computed from it."""
-    return Decimal(round(number * 1_000_000)).scaleb(-6)

@@ -11,6 +11,7 @@ Every period begins where the one before ended; a stub is prorated like any part
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -18,8 +19,9 @@ from zoneinfo import ZoneInfo
 from billing.closing import refused
 from billing.errors import Rejected
 from billing.ids import SubscriptionId
-from billing.period import Alignment, check_zone, moved
+from billing.period import Alignment, Period, check_zone, moved
 from billing.plan_change import BillingAnchorChanged, BillingZoneChanged, ChangeBillingAnchor, ChangeBillingZone
+from billing.segments import BilledSpan
 from billing.subscription import INSTANT, Absent, Active, Event, cadence_at, period_end
 
 if TYPE_CHECKING:
@@ -78,8 +80,17 @@ def change_zone(state: TenantState, command: ChangeBillingZone, now: datetime) -
             customer_id=active.terms.customer_id,
             zone=command.zone,
             period_end=end,
+            running=tuple(_moved(each.span, active, command.zone) for each in active.running),
         )
     ]
+
+
+def _moved(span: BilledSpan, active: Active, zone: str) -> BilledSpan:
+    """A charge's own period in another zone; one that the subscription's own end cuts keeps it."""
+    if span.period.end != span.whole.end:
+        return replace(span, zone=zone)
+    end = max(moved(span.period, active.cadence.zone, zone).end, span.period.start + INSTANT)
+    return BilledSpan(period=Period(span.period.start, end), whole=Period(span.whole.start, end), zone=zone)
 
 
 def _active(state: TenantState, subscription: SubscriptionId, command: str) -> Active:

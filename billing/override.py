@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from billing import customer
 from billing.catalog import PriceBookPublished
-from billing.catalog_check import check_charge
+from billing.catalog_check import check_charge, check_own_interval
 from billing.errors import Rejected
 from billing.ids import CustomerId
 from billing.plan import prices_in
@@ -62,6 +62,7 @@ def checked_override(own: PriceOverride, book: PriceBookPublished) -> PriceOverr
                 f"charge {charge.key!r} is about {meters[charge.key] or 'no meter'}",
                 field=f"{where}.meter",
             )
+        check_own_interval(charge, plan, f"{where}.interval")
         if charge.key in [each.key for each in own.charges[:index]]:
             raise Rejected("duplicate", f"{charge.key!r} stands there twice", field=f"{where}.key")
     if own.minimum_commitment is not None:

@@ -96,6 +96,17 @@ class Interval:
     days: int
 
 
+_UNITS = {
+    "day": Interval(0, 1),
+    "week": Interval(0, 7),
+    "month": Interval(1, 0),
+    "quarter": Interval(3, 0),
+    "half_year": Interval(6, 0),
+    "year": Interval(12, 0),
+}
+_HOLDS = tuple(_UNITS)  # each of them whole ones of those before it, but for months, which are compared with no days
+
+
 @dataclass(frozen=True, slots=True)
 class Cadence:
     """The rule that gives a subscription's periods."""
@@ -186,6 +197,22 @@ def check_interval(interval: str, alignment: Alignment, field: str) -> None:
         raise Rejected(
             "invalid_interval", f"{interval} mixes months and days; a calendar plan allows one of them", field=field
         )
+
+
+def multiple(interval: str, of: str, alignment: Alignment) -> int | None:
+    """How many periods of `of` make up each one of `interval`, whatever the anchor; None if their boundaries differ."""
+    longer, shorter = parse_interval(interval), parse_interval(of)
+    if longer.months * shorter.days != longer.days * shorter.months:
+        return None
+    count, rest = divmod(longer.months or longer.days, shorter.months or shorter.days)
+    if rest:
+        return None
+    if alignment is Alignment.CALENDAR:
+        outer, inner = _calendar_unit(longer), _calendar_unit(shorter)
+        holds = _HOLDS.index(outer) > _HOLDS.index(inner) and shorter == _UNITS[inner]
+        if outer != inner and not holds:
+            return None
+    return count
 
 
 def check_cadence(cadence: Cadence, path: str) -> None:
@@ -291,13 +318,15 @@ def _step(cadence: Cadence, interval: Interval, n: int) -> datetime:
 def _aligned(cadence: Cadence) -> datetime:
     if cadence.alignment is Alignment.ANCHOR:
         return cadence.anchor
-    interval = parse_interval(cadence.interval)
+    return _floor(cadence.anchor, _calendar_unit(parse_interval(cadence.interval)))
+
+
+def _calendar_unit(interval: Interval) -> str:
+    """The unit of the calendar with which periods of that length start."""
     if interval.months:
         names = {3: "quarter", 6: "half_year"}
-        unit = "year" if interval.months % 12 == 0 else names.get(interval.months, "month")
-    else:
-        unit = "week" if interval.days % 7 == 0 else "day"
-    return _floor(cadence.anchor, unit)
+        return "year" if interval.months % 12 == 0 else names.get(interval.months, "month")
+    return "week" if interval.days % 7 == 0 else "day"
 
 
 def _floor(local: datetime, unit: str) -> datetime:

@@ -13,6 +13,7 @@ from datetime import datetime
 from billing.ids import CustomerId, SubscriptionId
 from billing.period import Alignment, Cadence
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing
+from billing.segments import BilledSpan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,8 @@ class BillingZoneChanged:
     """IANA zone."""
     period_end: datetime
     """When the current period ends by now (UTC); what waited for its end waits for this."""
+    running: tuple[BilledSpan, ...] = ()
+    """The same for its charges with intervals of their own, in their order."""
 
 
 Event = SubscriptionPlanChanged | SubscriptionMigrated | AddOnAdded | AddOnRemoved | BillingAnchorChanged

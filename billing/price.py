@@ -305,6 +305,8 @@ class Charge:
     """Least that the charge costs per full period, in major units; null for no limit."""
     flat_at_zero: bool = True
     """Whether a period without usage owes the flat fee of the first tier."""
+    interval: str | None = None
+    """Length of its own periods, an ISO 8601 duration that is a multiple of the plan's; null for that of the plan."""
 
     @property
     def dimensions(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from billing.entitlement import Entitlement
 from billing.errors import Rejected
 from billing.metering import Meter
 from billing.money import EXACT
+from billing.period import multiple
 from billing.plan import AddOn, CurrencyPrices, Phase, Plan, TrialUsage, prices_in
 from billing.price import ZERO, Charge
 from billing.proration import Proration
@@ -86,6 +87,11 @@ class PricedCharge:
     """How many times a fee is charged."""
 
     @property
+    def in_advance(self) -> bool:
+        """Whether it is a fee that is billed when each period of the subscription begins."""
+        return self.charge.in_advance and self.charge.interval is None
+
+    @property
     def rule(self) -> PricedCharge:
         """What decides its amounts: it is the same charge as long as this stays, whatever it is called."""
         return replace(self, charge=replace(self.charge, name=""))
@@ -105,6 +111,8 @@ class Priced:
     """Least amount per full period in major units."""
     proration: Proration = Proration.SECOND
     """What a part of a period costs."""
+    interval: str = "P1M"
+    """Length of its periods."""
 
 
 def priced(pricing: Pricing, books: Books) -> Priced:
@@ -133,6 +141,7 @@ def priced(pricing: Pricing, books: Books) -> Priced:
         items += [(each, added.quantity) for each in _of_add_on(book, added.add_on, pricing)]
     if pricing.in_trial:
         items, commitment = _on_trial(items, plan.trial_usage), None
+    items = [(_with_the_plan(each, plan), quantity) for each, quantity in items]
     known = {meter.key: meter for meter in book.meters}
     return Priced(
         key=plan.key,
@@ -143,6 +152,7 @@ def priced(pricing: Pricing, books: Books) -> Priced:
         ),
         minimum_commitment=commitment,
         proration=plan.proration,
+        interval=plan.interval,
     )
 
 
@@ -203,6 +213,13 @@ def entitlements(pricing: Pricing, book: PriceBookPublished) -> tuple[Entitlemen
     return tuple(made.values())
 
 
+def _with_the_plan(charge: Charge, plan: Plan) -> Charge:
+    """`charge` without an interval if that is the plan's own."""
+    if charge.interval is None or multiple(charge.interval, plan.interval, plan.alignment) != 1:
+        return charge
+    return replace(charge, interval=None)
+
+
 def _for_nothing(charges: Sequence[Charge]) -> tuple[Charge, ...]:
     """`charges` in a free period: shown with their arithmetic, at zero. A least amount would hold in spite of that."""
     return tuple(replace(each, discount_percent=_HUNDRED, minimum=None) for each in charges)
@@ -211,7 +228,7 @@ def _for_nothing(charges: Sequence[Charge]) -> tuple[Charge, ...]:
 def _on_trial(items: Sequence[tuple[Charge, int]], usage: TrialUsage) -> list[tuple[Charge, int]]:
     """What a trial charges of `items`: no fees, nothing that is owed whatever was used, usage only if it is billed."""
     billed = [each for each in items if each[0].meter is not None and usage is TrialUsage.BILLED]
-    return [(replace(charge, minimum=None, commitment=None), quantity) for charge, quantity in billed]
+    return [(replace(charge, minimum=None, commitment=None, interval=None), quantity) for charge, quantity in billed]
 
 
 def _of_add_on(book: PriceBookPublished, key: str, pricing: Pricing) -> list[Charge]:

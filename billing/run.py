@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ from billing.period import Period
 from billing.pricing import Pricing
 from billing.segments import BilledSpan, Segment, union
 from billing.tax import TaxRate, TaxRounding
+
+LATE_PERIODS = 13  # closed periods in which late usage is still looked for: 13 months, the retention of the usage log
 
 
 class InvoiceReason(StrEnum):
@@ -46,6 +48,20 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChargePeriod:
+    """A charge with an interval of its own, for as long as it goes on unchanged within one of its own periods."""
+
+    charge: str
+    """Key of the charge."""
+    pricing: Pricing
+    """What rated the subscription when it began."""
+    span: BilledSpan
+    """What is billed of it, and the full period by its own interval."""
+    invoice_id: InvoiceId | None = None
+    """The invoice that billed it in advance; null if none did yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatePeriod:
     """A closed period that is rated again, for usage that came after its last cut."""
 
@@ -56,10 +72,14 @@ class LatePeriod:
     rating_engine: str = "1"
     """Version of the arithmetic that it was billed with, and is rated with again."""
 
+    charges: tuple[ChargePeriod, ...] = ()
+    """Charges with intervals of their own that were billed with it, and may reach further back."""
+
     @property
-    def span(self) -> BilledSpan:
-        """The closed period."""
-        return union(self.segments)
+    def period(self) -> Period:
+        """Whose usage was billed."""
+        closed = union(self.segments).period
+        return Period(min([closed.start, *(each.span.period.start for each in self.charges)]), closed.end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +94,8 @@ class UnusedFee:
     """What it was billed for."""
     unused: Period
     """The part that is not used."""
+    pricing: Pricing | None = None
+    """Under which a charge with an interval of its own was billed; null for the fees of the subscription's period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +132,18 @@ class BillingRun:
     """In which order coupons apply."""
     tax_rounding: TaxRounding = TaxRounding.PER_RATE
     """Where tax is rounded."""
+    charges: tuple[ChargePeriod, ...] = ()
+    """Charges with intervals of their own that are due: what ended in arrears, what begins in advance."""
 
     @property
     def arrears(self) -> BilledSpan | None:
         """The period whose usage is billed; None at a subscription's start."""
         return union(self.segments) if self.segments else None
+
+    @property
+    def ended_charges(self) -> tuple[ChargePeriod, ...]:
+        """Those of its charges with intervals of their own that are billed for time that is over."""
+        return tuple(each for each in self.charges if each.span.period.end <= self.cut.until)
 
     @property
     def pricing(self) -> Pricing:
@@ -133,3 +162,12 @@ class BillingRun:
     def price_book_version(self) -> int:
         """Version of the price book that has it."""
         return self.pricing.price_book_version
+
+
+def late_after(known: tuple[LatePeriod, ...], run: BillingRun) -> tuple[LatePeriod, ...]:
+    """The periods to look for late usage in once `run` has billed what it closed."""
+    since = run.cut.positions
+    earlier = tuple(replace(each, since=since) for each in known)
+    engine, charges = run.rating_engine, run.ended_charges
+    closed = LatePeriod(segments=run.segments, since=since, rating_engine=engine, charges=charges)
+    return (*earlier, closed)[-LATE_PERIODS:]

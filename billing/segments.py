@@ -121,6 +121,8 @@ def charge_spans(
         going_on = {each.item.rule: each for each in made[-1] if each.plan.key == plan.key} if made else {}
         row: list[ChargeSpan] = []
         for item in plan.charges:
+            if item.charge.interval is not None:
+                continue  # it has periods of its own: `billing.own_interval`
             before = going_on.get(item.rule)
             if before is not None:
                 joined = replace(before.span, period=Period(before.span.period.start, segment.period.end))

@@ -41,12 +41,11 @@ from billing.plan_change import (
 )
 from billing.plan_change import Event as PricingChange
 from billing.pricing import AddOnQuantity, Pricing
-from billing.run import BillingRun, LatePeriod, PartitionPosition
+from billing.run import BillingRun, ChargePeriod, LatePeriod, PartitionPosition, late_after
 from billing.segments import BilledSpan, Segment
 
 # A period that ended where it began could not be told from the one before it, which ended there, too.
 INSTANT = timedelta(microseconds=1)
-LATE_PERIODS = 13  # closed periods in which late usage is still looked for: 13 months, the retention of the usage log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +177,8 @@ class SubscriptionActivated:
     """The first period and what rates it."""
     run: BillingRun | None = None
     """The invoice to be made for fees in advance; null if the plan has none."""
+    running: tuple[ChargePeriod, ...] = ()
+    """Charges with intervals of their own that began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +195,8 @@ class BillingPeriodClosed:
     """The period that began at its end and what rates it; null if the subscription ended with it."""
     run: BillingRun
     """The invoice to be made, with every input."""
+    running: tuple[ChargePeriod, ...] = ()
+    """Charges with intervals of their own that go on, or begin with the next period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +270,8 @@ class Active:
     ends_at: datetime | None = None
     changes: Changes = ()
     """Changes of what rates it that took effect since the current period began, or are to, in the order of effect."""
+    running: tuple[ChargePeriod, ...] = ()
+    """Charges with intervals of their own, as they stood when the current period began."""
 
     @property
     def period_end(self) -> datetime:
@@ -302,14 +307,6 @@ def period_end(state: Active, now: datetime) -> datetime:
     """End of the period that holds `now`: the current one, unless it is over and only waits to be closed."""
     current = state.period_end
     return current if now < current else full_period(cadence_at(state, now), now).end
-
-
-def late_after(state: Active, run: BillingRun) -> tuple[LatePeriod, ...]:
-    """The periods to look for late usage in once `run` has billed what it closed."""
-    since = run.cut.positions
-    earlier = tuple(replace(each, since=since) for each in state.late)
-    closed = LatePeriod(segments=run.segments, since=since, rating_engine=run.rating_engine)
-    return (*earlier, closed)[-LATE_PERIODS:]
 
 
 def cancel(state: State, command: CancelSubscription, now: datetime) -> Sequence[Event]:
@@ -349,24 +346,25 @@ def evolve(state: State, event: Event) -> State:
             return Scheduled(event)
         case Scheduled(terms=terms) as s, SubscriptionActivated() as e:
             cadence = cadence_at(s, e.activated_at)
-            return Active(terms, cadence, e.first, prepaid=e.run, ends_at=terms.ends_at)
+            return Active(terms, cadence, e.first, prepaid=e.run, ends_at=terms.ends_at, running=e.running)
         case (Scheduled() | Active()) as s, (
             SubscriptionPlanChanged() | SubscriptionMigrated() | AddOnAdded() | AddOnRemoved() | BillingAnchorChanged()
         ) as e:
             return replace(s, changes=with_change(s.changes, e))
-        case Active() as s, BillingZoneChanged(zone=zone, period_end=until):
-            return _moved(s, zone, until)
+        case Active() as s, BillingZoneChanged() as e:
+            return _moved(s, e)
         case Active() as s, BillingPeriodClosed(next=Segment() as following) as e:
             return replace(
                 s,
                 cadence=cadence_at(s, following.period.start),
                 current=following,
                 prepaid=e.run,
-                late=late_after(s, e.run),
+                late=late_after(s.late, e.run),
                 changes=tuple(each for each in s.changes if each.effective_at > following.period.start),
+                running=e.running,
             )
         case Active() as s, BillingPeriodClosed() as e:
-            return replace(s, late=late_after(s, e.run))
+            return replace(s, late=late_after(s.late, e.run))
         case Active() as s, SubscriptionCanceled(ends_at=ends_at):
             return replace(s, ends_at=ends_at)
         case Scheduled() as s, SubscriptionCanceled():
@@ -379,16 +377,17 @@ def evolve(state: State, event: Event) -> State:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
 
 
-def _moved(state: Active, zone: str, until: datetime) -> Active:
+def _moved(state: Active, e: BillingZoneChanged) -> Active:
     """In another zone: the end of the current period moves, and with it what waits for it."""
-    before, span = state.current.period.end, state.current.span
+    before, until, span = state.current.period.end, e.period_end, state.current.span
     ends_at = until if state.ends_at == before else state.ends_at
     if until != before:
         span = replace(span, period=Period(span.period.start, until), whole=Period(span.whole.start, until))
     return replace(
         state,
-        cadence=replace(state.cadence, zone=zone),
-        current=replace(state.current, span=replace(span, zone=zone)),
+        cadence=replace(state.cadence, zone=e.zone),
+        current=replace(state.current, span=replace(span, zone=e.zone)),
         ends_at=ends_at,
         changes=waiting_for(state.changes, before, until),
+        running=tuple(replace(each, span=span) for each, span in zip(state.running, e.running, strict=True)),
     )

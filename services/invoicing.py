@@ -242,7 +242,7 @@ class PostgresSnapshot:
         return price_books.book(self._tx, tenant, version)
 
     def has_late(self, job: Job, closed: LatePeriod, *, earlier: bool) -> bool:
-        run, period = job.run, closed.span.period
+        run, period = job.run, closed.period
         return usage_read.has_late(
             self._tx, job.tenant_id, run.customer_id, period, closed.since, run.cut.positions, earlier=earlier
         )

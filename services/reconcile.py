@@ -122,7 +122,7 @@ class _Billing:
 
     def _bill(self, tenant: str, run: BillingRun) -> None:
         periods = [run.arrears.period] if run.arrears else []
-        for period in (*periods, *(each.span.period for each in run.late)):
+        for period in (*periods, *(each.period for each in run.late)):
             below = self.billed.setdefault((tenant, run.customer_id, period.start, period.end), {})
             for each in run.cut.positions:
                 below[each.partition] = max(below.get(each.partition, 0), each.offset)

@@ -125,12 +125,14 @@ def _billing(runs: Iterable[_Run], event: Counted) -> tuple[tuple[Billed, ...], 
     for each in runs:
         run = each.run
         is_below = _below(run.cut.positions, event.place)
-        if run.arrears is not None and event.time in run.arrears.period:
+        closed = [run.arrears] if run.arrears is not None else []
+        closed += [own.span for own in run.ended_charges]
+        if any(event.time in span.period for span in closed):
             late = late or not is_below
             if is_below:
                 billed.append(Billed(each.invoice_id, each.number, late=False))
         for again in run.late:
-            if is_below and event.time in again.span.period and not _below(again.since, event.place):
+            if is_below and event.time in again.period and not _below(again.since, event.place):
                 billed.append(Billed(each.invoice_id, each.number, late=True))
     return tuple(billed), late
 

@@ -321,7 +321,7 @@ class _Office:
         self._decide(IssueInvoice(invoice_id=run.invoice_id, lines=lines(run, books, late, quantities)))
 
     def _has_late(self, run: BillingRun, closed: LatePeriod, books: Books) -> bool:
-        period, until, earlier = closed.span.period, run.cut.positions, carries_over(closed, books)
+        period, until, earlier = closed.period, run.cut.positions, carries_over(closed, books)
         return self._usage.has_late(run.customer_id, period, closed.since, until, earlier=earlier)
 
 

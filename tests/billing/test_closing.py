@@ -105,7 +105,7 @@ def test_a_closed_period_is_looked_at_again_for_late_usage() -> None:
     for end, offset in ((FEBRUARY, 10), (MARCH, 20), (APRIL, 30)):
         life.given(until(end), replace(close(end), positions=(PartitionPosition(partition=0, offset=offset),)))
     late = life.event.run.late
-    assert [(each.span.period.end, each.since[0].offset) for each in late] == [(FEBRUARY, 20), (MARCH, 20)]
+    assert [(each.period.end, each.since[0].offset) for each in late] == [(FEBRUARY, 20), (MARCH, 20)]
 
 
 def test_the_taxes_of_the_moment_are_frozen_on_the_run() -> None:

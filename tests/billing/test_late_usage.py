@@ -11,7 +11,8 @@ from billing.catalog import Plan, PublishPriceBook
 from billing.invoicing import BillingRun, LatePeriod, LineKind, Need, PartitionPosition, RatedLine, lines, needs
 from billing.metering import Measured
 from billing.price import Charge, Graduated, Tier
-from billing.subscription import LATE_PERIODS, CloseBillingPeriod, CreateSubscription
+from billing.run import LATE_PERIODS
+from billing.subscription import CloseBillingPeriod, CreateSubscription
 from tests.billing.tenants import (
     ACTIVATE,
     APRIL,
@@ -100,7 +101,7 @@ def test_nothing_late_makes_no_line() -> None:
 
 def test_a_period_is_billed_up_to_the_latest_cut() -> None:
     _, run = february_closes()
-    assert [(each.span.period.start, each.since) for each in run.late] == [(JANUARY, FIRST)]
+    assert [(each.period.start, each.since) for each in run.late] == [(JANUARY, FIRST)]
 
 
 def test_late_usage_is_looked_for_in_the_latest_periods_only() -> None:
@@ -112,7 +113,7 @@ def test_late_usage_is_looked_for_in_the_latest_periods_only() -> None:
         life.given(until(end), close(end))
     late: tuple[LatePeriod, ...] = life.decided[0].run.late
     assert len(late) == LATE_PERIODS
-    assert late[-1].span.period.end == life.decided[0].span.period.start
+    assert late[-1].period.end == life.decided[0].span.period.start
 
 
 @pytest.mark.parametrize("calls", [0, 100, 101])

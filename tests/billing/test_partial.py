@@ -187,7 +187,7 @@ def test_late_usage_is_rated_by_the_engine_of_its_period() -> None:
         old = replace(late, rating_engine=engine)
         wanted = needs(run, books, (old,))
         quantities = {each: usage("0") for each in wanted}
-        now = next(each for each in wanted if each.period == late.span.period and each.positions == run.cut.positions)
+        now = next(each for each in wanted if each.period == late.period and each.positions == run.cut.positions)
         made = lines(run, books, (old,), {**quantities, now: usage("200")} if old.since != run.cut.positions else {})
         return [each.amount.minor for each in made if each.kind is LineKind.LATE_USAGE]
 
