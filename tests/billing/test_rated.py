@@ -9,7 +9,7 @@ import pytest
 
 from billing.errors import Rejected
 from billing.metering import Measured
-from billing.partial import Part
+from billing.partial import Part, promises
 from billing.price import (
     Blocks,
     BlockTier,
@@ -35,7 +35,7 @@ from billing.price import (
     Tier,
     Volume,
 )
-from billing.rated import Adjustment, Rated, Step, figure, price_figure
+from billing.rated import EXACT_DECIMALS_MAX, Adjustment, Rated, Step, figure, price_figure
 from billing.rating import rate, rate_all
 from billing.tiers import graduated, graduated_between, unit_pricer
 from tests.billing.charges import by_cell, charge, explained
@@ -213,6 +213,22 @@ def test_a_part_without_a_day_keeps_its_whole_maximum_and_no_minimum() -> None:
     assert [rate(bounded, Measured(D(used)), part=nothing).amount for used in (0, 1, 6)] == [0, 2, 10]
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "promised"),
+    [
+        (PerUnit(D(2)), {}, False),
+        (PerUnit(D(2)), {"minimum": D(0)}, True),
+        (PerUnit(D(2)), {"maximum": D(5)}, True),
+        (PerUnit(D(2)), {"commitment": Commitment(amount=D(1))}, True),
+        (Committed(D(10), D(100), D(7)), {}, True),
+    ],
+)
+def test_bounds_commitments_and_capacities_are_promises(
+    model: PriceModel, options: dict[str, object], promised: bool
+) -> None:
+    assert promises(charge(model, **options)) is promised
+
+
 def test_a_capacity_holds_by_the_part() -> None:
     capacity = charge(Committed(D(10), D(100), D(7)))
     assert [rate(capacity, Measured(D(used)), part=HALF).amount for used in (5, 6)] == [50, 57]
@@ -271,17 +287,24 @@ def test_a_part_of_a_period_may_still_exceed_its_commitment() -> None:
         ("0", "0", "0.00"),
         ("-1.5", "-1.5", "-1.50"),
         ("0.123456789012", "0.123456789012", "0.123456789012"),
-        ("0.1234567890125", "0.123456789013", "0.123456789013"),  # shares of time have no end: 12 decimals, half up
-        ("1.0000000000004", "1", "1.00"),
-        (
-            "123456789012345678901234567890.00000000000049",
-            "123,456,789,012,345,678,901,234,567,890",
-            "123,456,789,012,345,678,901,234,567,890.00",
-        ),
+        ("0.1234567890125", "0.1234567890125", "0.1234567890125"),
     ],
 )
 def test_figures_are_written_for_people(number: str, quantity: str, price: str) -> None:
     assert (figure(D(number)), price_figure(D(number))) == (quantity, price)
+
+
+def test_a_share_of_time_without_an_end_is_shown_to_twelve_decimals() -> None:
+    longest = "0." + "4" * EXACT_DECIMALS_MAX
+    assert figure(D(longest)) == longest
+    assert figure(D(longest + "4")) == "0.444444444444"
+    assert price_figure(D("7.0000000000005" + "0" * EXACT_DECIMALS_MAX)) == "7.000000000001"  # half up
+    assert price_figure(D("1234.00000000000049" + "9" * EXACT_DECIMALS_MAX)) == "1,234.00"
+
+
+def test_less_than_one_is_added_or_taken_off_in_words() -> None:
+    assert explained(PerUnit(D(2)), "0", minimum=D("0.5")).text == "0 x 2.00 + 0.50 up to the minimum of 0.50"
+    assert explained(PerUnit(D(2)), "1", maximum=D("1.5")).text == "1 x 2.00 - 0.50 above the maximum of 1.50"
 
 
 def test_nothing_used_and_nothing_owed_is_a_zero() -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from billing.errors import Rejected
-from billing.metering import Measured
+from billing.metering import Change, Measured
 from billing.money import Money
 from billing.price import (
     Blocks,
@@ -159,6 +159,13 @@ def test_a_price_by_some_of_the_meters_dimensions_adds_up_the_others() -> None:
     turned = regrouped(measured, ("region", "size"), ("size", "region"))
     assert turned.cells[0] == (("big", "eu"), D(3))
     assert regrouped(measured, ("region", "size"), ()) is measured
+
+
+def test_levels_by_combination_follow_the_order_of_the_dimensions() -> None:
+    arrived, left = (Change(D(3), Fraction(2)),), (Change(D(-1), Fraction(-1, 2)),)
+    levels = Measured(D(2), held_cells=((("eu", "small"), arrived), (("us", "big"), left)))
+    turned = regrouped(levels, ("region", "size"), ("size", "region"))
+    assert turned.held_cells == ((("big", "us"), left), (("small", "eu"), arrived))
 
 
 def test_a_combination_without_price_is_refused_by_name() -> None:
