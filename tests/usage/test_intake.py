@@ -236,6 +236,14 @@ anything = st.builds(
     ),
     properties=st.dictionaries(st.sampled_from(["bytes", "region", "user", "kind"]), numbers),
 )
+orderly = st.builds(
+    lambda at, properties: event("1", at, **properties),
+    st.integers(-1000, 20).map(lambda number: NOON + hours(number)),
+    st.fixed_dictionaries(
+        {"bytes": st.sampled_from(["0", "1", "-1", "-2.5"]), "kind": st.sampled_from("012")},
+        optional={"user": st.sampled_from(["1", "-3"]), "region": st.sampled_from(["eu", ""])},
+    ),
+)
 TARIFF = TimeOfDay(dimension="user", bands=(Band(begins=6, name="day"), Band(begins=22, name="night")))
 ANY = dict.fromkeys(Aggregation) | {Aggregation.PERCENTILE: Decimal(95)}
 meters = st.lists(
@@ -278,7 +286,7 @@ def possible(meter: Meter) -> Meter:
 
 
 @settings(max_examples=300)
-@given(anything, meters)
+@given(st.one_of(orderly, anything), meters)
 def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: list[Meter]) -> None:
     made = control(meters=measured)
     raw = {
