@@ -168,6 +168,15 @@ def test_levels_by_combination_follow_the_order_of_the_dimensions() -> None:
     assert turned.held_cells == ((("big", "us"), left), (("small", "eu"), arrived))
 
 
+def test_units_that_are_held_are_named_by_their_combination() -> None:
+    whole = (Change(D(3), Fraction(3)),)
+    seats = rate(charge(PerUnit(D(2))), Measured(D(3), held=whole))
+    assert (seats.amount, seats.text) == (6, "3 x 2.00")
+    split = charge(PerUnit(D(2)), split_by=("region", "size"))
+    levels = Measured(D(3), held=whole, held_cells=((("eu", "big"), whole),))
+    assert [step.label for step in rate(split, levels).steps] == ["eu, big"]
+
+
 def test_a_combination_without_price_is_refused_by_name() -> None:
     gates = Matrix(("origin", "size"), (Cell(("EWR", "big"), D(3)),))
     with pytest.raises(Rejected, match="origin='LGA', size='big'"):
