@@ -19,6 +19,7 @@ from tests.projections.history import CALLS, PLAN, START, History
 from tests.projections.test_billing_set import project
 
 ANN = SubscriptionId("sub_ann")
+CALLS_OF_ANN = ("acme", "ann", "calls")
 
 
 def on_trial() -> History:
@@ -44,7 +45,7 @@ def test_a_trial_grants_features_and_is_over_with_its_period(pool: postgres.Pool
     assert (status, trial_ends_at) == ("trialing", period_end)
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
-        (granted,) = entitlements.of(tx, "acme", "ann", "calls")
+        (granted,) = entitlements.of_all(tx, [CALLS_OF_ANN])[CALLS_OF_ANN]
     assert (granted.revoked_at, granted.period.end) == (None, trial_ends_at)
     history.close("ann")
     project(pool, history)
@@ -96,4 +97,4 @@ def test_a_change_of_zone_moves_the_period_and_what_waits_for_its_end(pool: post
     with postgres.transaction(pool) as tx:
         generation.enter(tx, "billing")
         assert tx.execute("SELECT effective_at FROM subscription_changes").fetchall() == [(moved,)]
-        assert {each.period.end for each in entitlements.of(tx, "acme", "ann", "calls")} == {moved}
+        assert {each.period.end for each in entitlements.of_all(tx, [CALLS_OF_ANN])[CALLS_OF_ANN]} == {moved}
