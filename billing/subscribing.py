@@ -15,7 +15,7 @@ from billing import tenant
 from billing.catalog_check import check_trial
 from billing.errors import Rejected
 from billing.ids import check_id
-from billing.period import add_interval, check_day
+from billing.period import add_interval, check_day, check_zone
 from billing.plan import Plan, prices_in
 from billing.pricing import check_quantities, priced
 from billing.subscription import Absent, Active, CreateSubscription, Event, Scheduled, SubscriptionCreated, initial
@@ -38,7 +38,9 @@ def create(
         raise Rejected("unknown_customer", f"there is no customer {command.customer_id!r}", field="customer_id")
     starts_at = _utc(command.starts_at, "starts_at") if command.starts_at else now
     book = state.catalog.at(max(starts_at, now))
-    made = _created(command, book.plan(command.plan), book.version, seller.settings.zone, starts_at)
+    zone = command.zone or seller.settings.zone
+    check_zone(zone, "zone")
+    made = _created(command, book.plan(command.plan), book.version, zone, starts_at)
     check_quantities(command.add_ons)
     priced(made.pricing, state.catalog.by_version)  # or it is refused
     match state.subscriptions.get(command.subscription_id, initial):

@@ -70,6 +70,8 @@ class CreateSubscription:
     """When it ends by itself; null for never."""
     billing_day: int | None = None
     """Day of the month, 1 to 31, on which periods of an anniversary plan begin; null for that of its start."""
+    zone: str | None = None
+    """IANA zone in which its boundaries are local times; null for the seller's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

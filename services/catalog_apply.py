@@ -153,6 +153,7 @@ def _changed_customer(customer: NamedCustomer, world: World) -> tuple[str, str]:
 
 
 def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
+    zone = wish.zone or zone
     starts_at = to_utc(wish.starts_at, zone) if wish.starts_at is not None else None
     command = CreateSubscription(
         subscription_id=SubscriptionId(wish.id),
@@ -164,6 +165,7 @@ def _subscription(wish: NamedSubscription, zone: str, world: World) -> Change:
         trial=wish.trial,
         ends_at=to_utc(wish.ends_at, zone) if wish.ends_at is not None else None,
         billing_day=wish.billing_day,
+        zone=wish.zone,
     )
     result = world.ask(command, _key("subscription", command))
     if result.outcome is Outcome.REJECTED and result.code == "subscription_exists":

@@ -12,8 +12,8 @@ whether the price book could bill. Faults name line and field. Prices are read e
     coupons:        discounts
     customers:      id, name, email, locale, payment_method, jurisdiction (where taxed), coupons to redeem, overrides
                     (own prices for a plan)
-    subscriptions:  id, customer, plan, starts_at, ends_at (local time in the tenant's zone), trial, billing_day,
-                    currency, add_ons
+    subscriptions:  id, customer, plan, starts_at, ends_at (local time), trial, billing_day, currency, add_ons, zone (by
+                    default the tenant's)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from billing.discount import Coupon
 from billing.errors import Rejected
 from billing.metering import Meter
 from billing.override import checked_override
-from billing.period import Cadence, check_day
+from billing.period import Cadence, check_day, check_zone
 from billing.plan import AddOn
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
 from billing.tax import Jurisdiction, TaxRate, check_jurisdiction
@@ -97,6 +97,7 @@ class SubscriptionSection(StrictModel):
     ends_at: LocalTime | None = None
     trial: Name | None = None
     billing_day: Whole | None = None
+    zone: Name | None = None
     currency: Name | None = None
     add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
 
@@ -143,6 +144,7 @@ class NamedSubscription:
     ends_at: datetime | None
     trial: str | None
     billing_day: int | None
+    zone: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +193,9 @@ def read(content: bytes) -> CatalogFile:
         )
     found = [*_unique(sections.customers, "customers"), *_unique(sections.subscriptions, "subscriptions")]
     seller = _seller(sections.tenant, found)
-    if seller is not None:
-        found += _impossible_times(sections.subscriptions, seller.zone)
-        if sections.effective_at is not None:
-            found += _impossible(sections.effective_at, seller.zone, "effective_at")
+    found += _impossible_times(sections.subscriptions, seller.zone if seller is not None else None)
+    if seller is not None and sections.effective_at is not None:
+        found += _impossible(sections.effective_at, seller.zone, "effective_at")
     for index, each in enumerate(sections.customers):
         if each.jurisdiction:
             found += _refusals(partial(check_jurisdiction, each.jurisdiction, f"customers[{index}].jurisdiction"), "")
@@ -305,6 +306,7 @@ def _subscription(section: SubscriptionSection) -> NamedSubscription:
         ends_at=section.ends_at,
         trial=section.trial,
         billing_day=section.billing_day,
+        zone=section.zone,
     )
 
 
@@ -363,11 +365,18 @@ def _is_before(start: datetime, end: datetime) -> bool:
     return start < end if (start.tzinfo is None) is (end.tzinfo is None) else True
 
 
-def _impossible_times(sections: Sequence[SubscriptionSection], zone: str) -> Iterable[Fault]:
+def _impossible_times(sections: Sequence[SubscriptionSection], zone: str | None) -> Iterable[Fault]:
+    """Zones that there are not, and local times that clocks skip or show twice; `zone` is that of the file's tenant."""
     for index, each in enumerate(sections):
+        path = f"subscriptions[{index}]"
+        unknown = [] if each.zone is None else _refusals(partial(check_zone, each.zone, "zone"), f"{path}.")
+        yield from unknown
+        here = each.zone or zone
+        if unknown or here is None:
+            continue
         for name, local in (("starts_at", each.starts_at), ("ends_at", each.ends_at)):
             if local is not None:
-                yield from _impossible(local, zone, f"subscriptions[{index}].{name}")
+                yield from _impossible(local, here, f"{path}.{name}")
 
 
 def _impossible(local: datetime, zone: str, field: str) -> Iterable[Fault]:

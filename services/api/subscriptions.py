@@ -49,6 +49,8 @@ class SubscriptionBody(StrictModel):
     """When it ends by itself; null for never."""
     billing_day: Whole | None = None
     """Day of the month, 1 to 31, on which periods of an anniversary plan begin; null for that of its start."""
+    zone: Name | None = None
+    """IANA zone in which its boundaries are local times; null for the seller's."""
 
 
 class ChangeBody(StrictModel):
@@ -107,6 +109,7 @@ def create_subscription(body: SubscriptionBody, asking: Annotated[Asking, Depend
         trial=body.trial,
         ends_at=body.ends_at,
         billing_day=body.billing_day,
+        zone=body.zone,
     )
     result = asking.send(command)
     return asking.answer(response, result, lambda tx: read_models.subscription(tx, asking.tenant, body.id))

@@ -342,6 +342,7 @@ def _subscription(verb: Subscribe) -> CreateSubscription:
         ends_at=verb.ends_at,
         trial=verb.trial,
         billing_day=verb.billing_day,
+        zone=verb.zone,
         currency=verb.currency,
         add_ons=tuple(AddOnQuantity(add_on=key, quantity=quantity) for key, quantity in verb.add_ons),
     )

@@ -175,6 +175,8 @@ def _subscribe(words: _Words) -> Subscribe:
             made = replace(made, trial=words.take("trial"))
         elif words.after("day"):
             made = replace(made, billing_day=_count(words.take("day"), "subscribe.day"))
+        elif words.after("zone"):
+            made = replace(made, zone=words.take("zone"))
         elif words.after("in"):
             made = replace(made, currency=words.take("in"))
         elif words.after("with"):

@@ -23,6 +23,8 @@ class Subscribe:
     trial: str | None = None
     """None for that of the plan."""
     billing_day: int | None = None
+    zone: str | None = None
+    """None for the tenant's."""
     currency: str | None = None
     """None for that of the plan."""
     add_ons: tuple[tuple[str, int], ...] = ()

@@ -24,6 +24,7 @@ def test_a_price_book_names_the_field(mistake: Mistake, edge: Edge, client: Clie
         ({"ends_at": "2026-01-31T00:00:00Z"}, "end_before_start", "any later time"),
         ({"billing_day": 31}, "unexpected", "calendar's first day"),
         ({"currency": "EUR"}, "currency_mismatch", "USD"),
+        ({"zone": "Mars/Olympus"}, "unknown_zone", "IANA zone"),
     ],
 )
 def test_terms_that_do_not_fit_the_plan_name_the_field(

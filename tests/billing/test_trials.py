@@ -196,6 +196,11 @@ def test_a_billing_day_stands_instead_of_the_day_of_the_start() -> None:
     assert life.state.subscriptions[S1].current.period.end == datetime(2026, 2, 28, tzinfo=UTC)  # type: ignore[union-attr]
 
 
+def test_a_zone_of_its_own_stands_instead_of_the_sellers() -> None:
+    life = subscribed(PRO, zone="Asia/Tokyo")
+    assert life.event.first.period == Period(JANUARY, datetime(2026, 1, 31, 15, tzinfo=UTC))
+
+
 @pytest.mark.parametrize(
     ("plan", "wishes", "code", "field"),
     [
@@ -205,6 +210,7 @@ def test_a_billing_day_stands_instead_of_the_day_of_the_start() -> None:
         (PRO, {"ends_at": JANUARY}, "end_before_start", "ends_at"),
         (PRO, {"ends_at": JANUARY.replace(tzinfo=None)}, "invalid_time", "ends_at"),
         (PRO, {"starts_at": JANUARY.replace(tzinfo=None)}, "invalid_time", "starts_at"),
+        (PRO, {"zone": "Mars/Olympus"}, "unknown_zone", "zone"),
         (PRO, {"trial": "two weeks"}, "invalid_interval", "trial"),
         (PRO, {"trial": "P11Y"}, "out_of_range", "trial"),
     ],

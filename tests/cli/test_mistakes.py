@@ -67,6 +67,7 @@ def test_a_catalogue_names_file_line_and_field(mistake: Mistake, tallybook: Run,
         ({"ends_at": "2026-01-31"}, "end_before_start", "any later time"),
         ({"billing_day": 31}, "unexpected", "calendar's first day"),
         ({"currency": "EUR"}, "currency_mismatch", "USD"),
+        ({"zone": "Mars/Olympus"}, "unknown_zone", "IANA zone"),
     ],
 )
 def test_terms_of_a_catalogue_that_do_not_fit_the_plan_name_line_and_field(
