@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from billing.errors import Rejected
@@ -285,7 +285,11 @@ def possible(meter: Meter) -> Meter:
     return made
 
 
+LEVEL = Meter(key="a", event_type="api", aggregation=Aggregation.SUM, value="bytes", carries_over=True)
+
+
 @settings(max_examples=300)
+@example(event("1", NOON, bytes="-2.5"), [LEVEL])
 @given(st.one_of(orderly, anything), meters)
 def test_the_quick_way_gives_what_the_rules_give(each: UsageEvent, measured: list[Meter]) -> None:
     made = control(meters=measured)
