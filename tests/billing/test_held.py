@@ -68,6 +68,7 @@ def test_full_units_choose_the_tiers_and_flat_fees_are_owed_once() -> None:
     rated = rate(charge(Graduated(TIERS)), seats((0, "5"), (11, "1"), (21, "-1")))
     assert rated.amount == 5 * 10 + 100 + 50 + D(6) * 20 / 30 - D(6) * 10 / 30
     assert rated.text == "5 x 10.00 + 100.00 + 0.333333333333 x 6.00 + 50.00"
+    assert [step.label for step in rated.steps] == ["tier 1", "tier 2"]
 
 
 def test_the_highest_level_chooses_the_tier_of_a_volume() -> None:

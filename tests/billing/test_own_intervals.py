@@ -8,14 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from billing.catalog import Plan
 from billing.invoicing import LineKind, lines, needs
 from billing.metering import Measured
 from billing.money import Money
-from billing.period import Alignment, Cadence, Period, boundary, full_period, multiple
+from billing.period import Alignment, Period
 from billing.plan import AddOn
 from billing.plan_change import AddAddOn, ChangeBillingAnchor, ChangeBillingZone, ChangePlan
 from billing.price import Charge, Flat
@@ -237,58 +235,6 @@ def test_late_usage_of_a_quarter_is_looked_for_in_the_whole_quarter() -> None:
 
 
 # --- what a catalogue may say ---
-
-
-@pytest.mark.parametrize(
-    ("interval", "of", "calendar", "anchor"),
-    [
-        ("P1Y", "P1M", 12, 12),
-        ("P12M", "P1Y", 1, 1),
-        ("P3M", "P1M", 3, 3),
-        ("P6M", "P3M", 2, 2),
-        ("P9M", "P3M", None, 3),
-        ("P4M", "P2M", 2, 2),
-        ("P6M", "P2M", None, 3),
-        ("P1Y", "P2M", None, 6),
-        ("P4Y", "P2Y", 2, 2),
-        ("P2W", "P1D", 14, 14),
-        ("P2W", "P2D", None, 7),
-        ("P4D", "P2D", 2, 2),
-        ("P2W", "P1W", 2, 2),
-        ("P1M", "P1Y", None, None),
-        ("P1M", "P1W", None, None),
-        ("P28D", "P1M", None, None),
-        ("P2M2D", "P1M1D", None, 2),
-        ("P2M3D", "P1M1D", None, None),
-    ],
-)
-def test_whose_boundaries_are_boundaries_of_the_plan(
-    interval: str, of: str, calendar: int | None, anchor: int | None
-) -> None:
-    assert multiple(interval, of, Alignment.ANCHOR) == anchor
-    if "D" not in of or "M" not in of:
-        assert multiple(interval, of, Alignment.CALENDAR) == calendar
-
-
-INTERVALS = ["P1D", "P2D", "P4D", "P1W", "P2W", "P1M", "P2M", "P3M", "P4M", "P6M", "P9M", "P1Y", "P2Y", "P4Y"]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.sampled_from(INTERVALS),
-    st.sampled_from(INTERVALS),
-    st.sampled_from(list(Alignment)),
-    st.datetimes(datetime(2000, 1, 1), datetime(2040, 1, 1)),  # noqa: DTZ001  # local
-    st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
-    st.integers(-30, 30),
-)
-def test_every_boundary_of_a_multiple_is_a_boundary(
-    longer: str, shorter: str, alignment: Alignment, anchor: datetime, zone: str, n: int
-) -> None:
-    if multiple(longer, shorter, alignment) is None:
-        return
-    at = boundary(Cadence(zone, anchor, longer, alignment), n)
-    assert full_period(Cadence(zone, anchor, shorter, alignment), at).start == at
 
 
 @pytest.mark.parametrize(
