@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from billing import tenant
 from billing.catalog import Plan, PriceBookPublished, PublishPriceBook, check_price_book
@@ -38,81 +38,21 @@ from billing.override import checked_override
 from billing.period import Cadence, check_day, check_zone
 from billing.plan import AddOn
 from billing.pricing import AddOnQuantity, PriceOverride, Pricing, check_quantities, priced
-from billing.tax import Jurisdiction, TaxRate, check_jurisdiction
-from billing.tenant import Policies, RegisterTenant, UsageBounds
+from billing.tax import check_jurisdiction
+from billing.tenant import RegisterTenant
 from infra.money_format import check_locale
-from services.exact_values import Identifier, LocalTime, Name, Text, Whole
+from services.catalog_sections import (
+    CatalogSections,
+    CustomerSection,
+    OverrideSection,
+    SubscriptionSection,
+    TenantSection,
+)
 from services.meter_expressions import check_expressions
 from services.positioned_yaml import Document, Unreadable, load
-from services.shapes import Fault, StrictModel, faults, model_of, value_of
+from services.shapes import Fault, faults, value_of
 
-TaxSection = model_of(TaxRate)
-JurisdictionSection = model_of(Jurisdiction)
-BoundsSection = model_of(UsageBounds)
-PoliciesSection = model_of(Policies)
-MeterSection = model_of(Meter)
-PlanSection = model_of(Plan)
-CouponSection = model_of(Coupon)
-AddOnSection = model_of(AddOn)
-OverrideSection = model_of(PriceOverride)
-AddOnQuantitySection = model_of(AddOnQuantity)
 _SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # of a price book that is only looked things up in
-PaymentMethodSection = model_of(PaymentMethod)
-
-
-class TenantSection(StrictModel):
-    """Who sells."""
-
-    id: Identifier | None = None
-    name: Name
-    currency: Name
-    zone: Name
-    taxes: list[TaxSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    jurisdictions: list[JurisdictionSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    bounds: BoundsSection = Field(default_factory=UsageBounds)  # type: ignore[valid-type]
-    policies: PoliciesSection = Field(default_factory=Policies)  # type: ignore[valid-type]
-    test_clock: LocalTime | None = None
-
-
-class CustomerSection(StrictModel):
-    """Who buys."""
-
-    id: Identifier
-    name: Text = ""
-    email: Text = ""
-    locale: Text = ""
-    payment_method: PaymentMethodSection = Field(default_factory=PaymentMethod)  # type: ignore[valid-type]
-    jurisdiction: Text | None = None
-    coupons: list[Name] = Field(default_factory=list)
-    overrides: list[OverrideSection] = Field(default_factory=list)  # type: ignore[valid-type]
-
-
-class SubscriptionSection(StrictModel):
-    """Who buys what, from when."""
-
-    id: Identifier
-    customer: Identifier
-    plan: Name
-    starts_at: LocalTime | None = None
-    ends_at: LocalTime | None = None
-    trial: Name | None = None
-    billing_day: Whole | None = None
-    zone: Name | None = None
-    currency: Name | None = None
-    add_ons: list[AddOnQuantitySection] = Field(default_factory=list)  # type: ignore[valid-type]
-
-
-class CatalogSections(StrictModel):
-    """The whole file."""
-
-    effective_at: LocalTime | None = None
-    tenant: TenantSection | None = None
-    meters: list[MeterSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    plans: list[PlanSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    add_ons: list[AddOnSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    coupons: list[CouponSection] = Field(default_factory=list)  # type: ignore[valid-type]
-    customers: list[CustomerSection] = Field(default_factory=list)
-    subscriptions: list[SubscriptionSection] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
