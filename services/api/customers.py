@@ -23,6 +23,7 @@ from billing.ids import CustomerId
 from billing.money import Money
 from billing.prepaid import BALANCE_PRIORITY, ExpireCredit, GrantCredit
 from billing.pricing import PriceOverride
+from billing.tax import check_jurisdiction
 from infra import postgres
 from infra.money_format import check_locale
 from services import customer_profile, read_models
@@ -112,6 +113,8 @@ def create_customer(body: CustomerBody, asking: Annotated[Asking, Depends(asking
     """Add a customer."""
     if body.locale:
         check_locale(body.locale)
+    if body.jurisdiction:
+        check_jurisdiction(body.jurisdiction, "jurisdiction")
     command = CreateCustomer(
         customer_id=CustomerId(body.id), payment_method=body.payment_method.method(), jurisdiction=body.jurisdiction
     )
