@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from billing.envelope import EventEnvelope
-from infra.kafka import KafkaConfig, TransactionalProducer, headers, partition_for
+from infra.kafka import KafkaConfig, TransactionalProducer, end_offsets, headers, partition_for
 from infra.settings import Settings
 from projections import billing_set
 from schemas.codec import encode_event, fingerprint_of
+from tests.waiting import eventually
 
 
 def append(settings: Settings, *histories: Sequence[EventEnvelope], size: int = 20) -> None:
@@ -27,6 +28,15 @@ def append(settings: Settings, *histories: Sequence[EventEnvelope], size: int = 
         _send(producer, settings, batch)
         producer.commit()
     producer.close()
+    # The markers of a committed transaction are written behind its back: until then nobody reads its records.
+    config, partitions = KafkaConfig.of(settings), range(settings.billing_partitions)
+    eventually(
+        lambda: (
+            end_offsets(config, billing_set.TOPIC, partitions)
+            == end_offsets(config, billing_set.TOPIC, partitions, "read_uncommitted")
+        ),
+        within_s=60,
+    )
 
 
 def _send(producer: TransactionalProducer, settings: Settings, events: Iterable[EventEnvelope]) -> None:

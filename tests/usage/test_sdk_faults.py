@@ -312,7 +312,7 @@ def test_a_broker_that_is_killed_in_the_middle_costs_no_event(stack: Stack, alon
             producer.send(replace(GOOD, id=str(number)))
             if number == 100:
                 os.kill(int(str(first)), signal.SIGKILL)
-        eventually(lambda: broker()["pid"] not in (None, first) and broker()["state"] == "healthy", within_s=30)
+        eventually(lambda: broker()["pid"] not in (None, first) and broker()["state"] == "healthy", within_s=120)
         for number in range(200, 300):
             producer.send(replace(GOOD, id=str(number)))
     assert [each.error for each in reports] == [None] * 300
