@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
-from uuid import uuid4
 
 import typer
 from pydantic import TypeAdapter
@@ -16,11 +14,10 @@ from billing.errors import Rejected
 from billing.ids import CustomerId
 from billing.money import Money
 from billing.prepaid import BALANCE_PRIORITY, ExpireCredit, GrantCredit
-from infra.errors import Transient
-from services import cli_world, read_models
+from infra.postgres import Cursor
+from services import cli_asking, cli_world, read_models
+from services.cli_asking import AsJson, DryRun, Tenant
 from services.cli_clock import instant
-from services.cli_subscriptions import LOOK_AGAIN_S, READ_WITHIN_S, AsJson, DryRun, Tenant, accepted
-from services.commands import CommandClient
 from services.read_rows import CustomerRow
 
 Customer = Annotated[str, typer.Argument(metavar="ID", help="Id of the customer.")]
@@ -130,28 +127,14 @@ def _decimal(text: str) -> Decimal:
 
 
 def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bool) -> None:
-    settings = cli_world.settings()
-    with cli_world.reading(settings) as tx:
-        name = cli_world.the_tenant(tx, tenant)
-        known = read_models.customer(tx, name, command.customer_id)
+    def read(tx: Cursor, name: str) -> CustomerRow | None:
+        return read_models.customer(tx, name, command.customer_id)
+
     if dry_run:
-        if known is None:
-            raise Rejected("unknown_customer", f"there is no customer {command.customer_id!r}")
+        cli_asking.known(tenant, read, Rejected("unknown_customer", f"there is no customer {command.customer_id!r}"))
         typer.echo(f"would {wish}; nothing changed")
         return
-    with CommandClient(settings) as client:
-        result = client.request(name, command, key=f"cli:customer:{uuid4().hex}", actor=cli_world.ACTOR)
-    accepted(result)
-    deadline = time.monotonic() + READ_WITHIN_S
-    while True:
-        with cli_world.reading(settings) as tx:
-            reached = read_models.tenant(tx, name)
-            row = read_models.customer(tx, name, command.customer_id)
-        if reached is not None and row is not None and reached.last_sequence >= result.sequence:
-            break
-        if time.monotonic() > deadline:
-            raise Transient("it is accepted, but reads do not show it yet: is the process `projector` up?")
-        time.sleep(LOOK_AGAIN_S)
+    row = cli_asking.changed(command, tenant, "customer", read)
     if as_json:
         typer.echo(TypeAdapter(CustomerRow).dump_json(row).decode())
         return

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
-from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import typer
 from pydantic import TypeAdapter
 
-from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
 from billing.ids import SubscriptionId
 from billing.plan_change import (
@@ -21,21 +18,13 @@ from billing.plan_change import (
     MigrateSubscription,
     RemoveAddOn,
 )
-from infra.errors import Transient
-from infra.settings import Settings
-from services import cli_clock, cli_world, read_models
-from services.commands import CommandClient
+from services import cli_asking, cli_clock, cli_world, read_models
+from services.cli_asking import AsJson, DryRun, Tenant
 from services.read_rows import SubscriptionRow, WaitingChange
-
-READ_WITHIN_S = 10.0
-LOOK_AGAIN_S = 0.05
 
 Subscription = Annotated[str, typer.Argument(metavar="ID", help="Id of the subscription.")]
 AddOnKey = Annotated[str, typer.Argument(metavar="ADD_ON", help="Key of the add-on.")]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Needed if there is more than one.")]
 Now = Annotated[bool, typer.Option("--now", help="At once, and not at the end of the current period.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked for.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 _ALL = 1_000_000
 
 
@@ -157,59 +146,27 @@ def zone(
 
 
 def _known(tenant: str | None, subscription: str) -> SubscriptionRow:
-    with cli_world.reading(cli_world.settings()) as tx:
-        known = read_models.subscription(tx, cli_world.the_tenant(tx, tenant), subscription)
-    if known is None:
-        raise Rejected("unknown_subscription", f"there is no subscription {subscription!r}")
-    return known
+    missing = Rejected("unknown_subscription", f"there is no subscription {subscription!r}")
+    return cli_asking.known(tenant, lambda tx, name: read_models.subscription(tx, name, subscription), missing)
 
 
 def _ask(command: Any, tenant: str | None, wish: str, dry_run: bool, as_json: bool) -> None:
-    settings = cli_world.settings()
-    with cli_world.reading(settings) as tx:
-        name = cli_world.the_tenant(tx, tenant)
-        known = read_models.subscription(tx, name, command.subscription_id)
+    subscription = command.subscription_id
     if dry_run:
-        if known is None:
-            raise Rejected("unknown_subscription", f"there is no subscription {command.subscription_id!r}")
+        known = _known(tenant, subscription)
         when = "at the end of its period" if getattr(command, "at_period_end", False) else "now"
         typer.echo(f"would {wish} {when}")
         typer.echo(f"it is on {known.plan}, price book {known.price_book_version}; nothing changed")
         return
-    with CommandClient(settings) as client:
-        result = client.request(name, command, key=f"cli:subscription:{uuid4().hex}", actor=cli_world.ACTOR)
-    row = _read(settings, name, command.subscription_id, accepted(result))
+    row = cli_asking.changed(
+        command, tenant, "subscription", lambda tx, name: read_models.subscription(tx, name, subscription)
+    )
     if as_json:
         typer.echo(TypeAdapter(SubscriptionRow).dump_json(row).decode())
         return
     waiting = _waiting(row)
     added = "".join(f", {quantity} x {key}" for key, quantity in row.add_ons.items())
     typer.echo(f"{row.id}: {row.plan}, price book {row.price_book_version}{added}{f'; {waiting}' if waiting else ''}")
-
-
-def accepted(result: CommandResult) -> CommandResult:
-    """`result`, if it was accepted.
-
-    Raises:
-        Rejected: it was not.
-    """
-    if result.outcome is Outcome.REJECTED:
-        raise Rejected(result.code, result.detail, field=result.field)
-    return result
-
-
-def _read(settings: Settings, tenant: str, subscription: str, result: CommandResult) -> SubscriptionRow:
-    """The subscription as the accepted command left it."""
-    deadline = time.monotonic() + READ_WITHIN_S
-    while True:
-        with cli_world.reading(settings) as tx:
-            known = read_models.tenant(tx, tenant)
-            row = read_models.subscription(tx, tenant, subscription)
-        if known is not None and row is not None and known.last_sequence >= result.sequence:
-            return row
-        if time.monotonic() > deadline:
-            raise Transient("it is accepted, but reads do not show it yet: is the process `projector` up?")
-        time.sleep(LOOK_AGAIN_S)
 
 
 def _waiting(row: SubscriptionRow) -> str:
