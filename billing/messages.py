@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from billing import catalog, customer, invoice, payment, plan_change, prepaid, subscription, tenant
 from billing.envelope import CommandResult
-from billing.metering import RejectedUsage, UsageBatch, UsageControl
+from billing.metering import RejectedUsage, UsageAmended, UsageBatch, UsageControl, UsageVoided
 
 COMMANDS: Final[dict[str, type[Any]]] = {
     each.__name__: each
@@ -83,6 +83,6 @@ STREAMS: Final[dict[str, tuple[type[Any], ...]]] = {
     "commands": tuple(COMMANDS.values()),
     "events": tuple(EVENTS.values()),
     "results": (CommandResult,),
-    "usage": (UsageBatch, UsageControl),
+    "usage": (UsageBatch, UsageControl, UsageVoided, UsageAmended),
     "rejected": (RejectedUsage,),
 }

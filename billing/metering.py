@@ -75,6 +75,32 @@ class UsageControl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageVoided:
+    """An event that came before this record in its partition never happened: from here on it does not count."""
+
+    tenant: TenantId
+    """The tenant."""
+    source: str
+    """Source of the event."""
+    id: str
+    """Id of the event."""
+    reason: str
+    """Why, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageAmended:
+    """An event that came before this record in its partition was another one: from here on it counts as `event`."""
+
+    tenant: TenantId
+    """The tenant."""
+    event: UsageEvent
+    """The event as it should have been; source and id say which one."""
+    reason: str
+    """Why, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedUsage:
     """Usage that could not be accepted, with the reason and the original bytes."""
 

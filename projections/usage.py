@@ -27,13 +27,13 @@ COMPARED: Mapping[str, str] = {
     "usage_identity": """
         SELECT i.* FROM usage_identity i
           LEFT JOIN usage_pruned p USING (tenant_id, partition)
-         WHERE i.appended_at >= coalesce(p.before, '-infinity')
+         WHERE coalesce(i.amended_at, i.appended_at) >= coalesce(p.before, '-infinity')
     """,
     "usage_pruned": "SELECT tenant_id, partition, before FROM usage_pruned",
     "usage_series": "SELECT tenant_id, customer_id, meter, dimension_names, dimension_values FROM usage_series",
     "usage_value": """
         SELECT v.tenant_id, s.customer_id, s.meter, s.dimension_names, s.dimension_values,
-               v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index
+               v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index, v.voided_offset
           FROM usage_value v
           JOIN usage_series s USING (tenant_id, series)
     """,
@@ -65,6 +65,10 @@ class Fate(NamedTuple):
     duplicate: int
     conflict: int
     rejected: int
+    voided: int = 0
+    amended: int = 0
+    repeated: int = 0
+    """Corrections that changed nothing."""
 
 
 class Refused(NamedTuple):
@@ -257,14 +261,18 @@ def add_fates(tx: Tx, fates: Iterable[Fate]) -> None:
 
 
 _ADD_FATE = """
-INSERT INTO usage_fate (tenant_id, hour, partition, received, counted, duplicate, conflict, rejected)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO usage_fate
+       (tenant_id, hour, partition, received, counted, duplicate, conflict, rejected, voided, amended, repeated)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (tenant_id, hour, partition) DO UPDATE
    SET received = usage_fate.received + EXCLUDED.received,
        counted = usage_fate.counted + EXCLUDED.counted,
        duplicate = usage_fate.duplicate + EXCLUDED.duplicate,
        conflict = usage_fate.conflict + EXCLUDED.conflict,
-       rejected = usage_fate.rejected + EXCLUDED.rejected
+       rejected = usage_fate.rejected + EXCLUDED.rejected,
+       voided = usage_fate.voided + EXCLUDED.voided,
+       amended = usage_fate.amended + EXCLUDED.amended,
+       repeated = usage_fate.repeated + EXCLUDED.repeated
 """
 
 

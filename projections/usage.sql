@@ -15,6 +15,10 @@ CREATE TABLE usage_identity (
     batch_index    integer     NOT NULL,
     tenant_id      text        NOT NULL,
     customer_id    text        NOT NULL,
+    -- Of an amended event time, customer, offset and index are those of its last amendment; `content` stays the first.
+    amended_content uuid,                 -- as amended last; null: never
+    amended_at      timestamptz,          -- append of the last amendment; null: never
+    voided_offset   bigint,               -- of the record that voided it; null: it counts
     PRIMARY KEY (identity, tenant_id)
 ) PARTITION BY HASH (identity);
 
@@ -49,18 +53,20 @@ CREATE TABLE usage_value (
     text_value     text,                  -- the thing counted; null for a number
     partition      integer      NOT NULL,
     record_offset  bigint       NOT NULL,
-    batch_index    integer      NOT NULL
+    batch_index    integer      NOT NULL,
+    voided_offset  bigint                 -- from this offset of the partition on it does not count; null: it does
 ) PARTITION BY RANGE (event_time);
 CREATE INDEX usage_value_by_time ON usage_value (series, event_time);
 
 -- Sums of usage_value by hour of the event and partition: a speed-up. A window counts for a cut only if all of it lies
--- below; the two offsets say so. By months, as the values.
+-- below; the two offsets say so. What is voided is taken out and counts as a change at the offset of the void. By
+-- months, as the values.
 CREATE TABLE usage_window (
     tenant_id     text        NOT NULL,
     series        bigint      NOT NULL,
     hour          timestamptz NOT NULL,
     partition     integer     NOT NULL,
-    events        bigint      NOT NULL CHECK (events > 0),
+    events        bigint      NOT NULL CHECK (events >= 0),  -- 0: all of them are voided
     total         numeric,                  -- null, like the next two, for things counted once
     lowest        numeric,
     highest       numeric,
@@ -108,6 +114,10 @@ CREATE TABLE usage_fate (
     duplicate  bigint      NOT NULL,
     conflict   bigint      NOT NULL,
     rejected   bigint      NOT NULL,
+    -- Corrections appended in the hour; they are no events, and what they correct stays `counted`.
+    voided     bigint      NOT NULL DEFAULT 0,
+    amended    bigint      NOT NULL DEFAULT 0,
+    repeated   bigint      NOT NULL DEFAULT 0,  -- changed nothing
     PRIMARY KEY (tenant_id, hour, partition),
     CHECK (received = counted + duplicate + conflict + rejected)
 );
@@ -118,7 +128,7 @@ CREATE TABLE usage_rejected (
     partition      integer     NOT NULL,
     record_offset  bigint      NOT NULL,
     batch_index    integer     NOT NULL,  -- -1: the whole record
-    events         integer     NOT NULL CHECK (events > 0),
+    events         integer     NOT NULL CHECK (events >= 0),  -- 0: a correction
     reason         text        NOT NULL,
     detail         text        NOT NULL,
     field          text        NOT NULL,

@@ -77,7 +77,7 @@ def step(tx: Tx, table: str, first_page: int, end_page: int) -> int:
          USING usage_pruned p
          WHERE i.ctid >= %s::tid AND i.ctid < %s::tid
            AND p.tenant_id = i.tenant_id AND p.partition = i.partition
-           AND i.appended_at < p.before
+           AND coalesce(i.amended_at, i.appended_at) < p.before
         """,
         (f"({first_page},0)", f"({end_page},0)"),
     ).rowcount

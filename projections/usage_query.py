@@ -275,7 +275,8 @@ _ROWS = """
                 v.number, v.text_value, v.event_time, v.partition, v.record_offset, v.batch_index
            FROM asked a
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-          WHERE v.event_time >= %(start)s AND v.event_time < %(end)s AND v.{kept} IS NOT NULL)
+          WHERE v.event_time >= %(start)s AND v.event_time < %(end)s AND v.{kept} IS NOT NULL
+            AND v.voided_offset IS NULL)
 SELECT bucket, customer, dimensions, trim_scale({quantity}), count(*)
   FROM rows
  GROUP BY bucket, customer, dimensions
@@ -290,7 +291,7 @@ _WINDOWS = """
            FROM asked a
            JOIN usage_window w ON w.tenant_id = %(tenant)s AND w.series = a.series
           WHERE w.hour >= %(first)s AND w.hour < %(last)s
-            AND w.hour <> ALL (%(split)s::timestamptz[]) AND w.total IS NOT NULL
+            AND w.hour <> ALL (%(split)s::timestamptz[]) AND w.total IS NOT NULL AND w.events > 0
           UNION ALL
          SELECT width_bucket(v.event_time, %(starts)s::timestamptz[]), a.customer, a.dimensions,
                 1, v.number, v.number, v.number
@@ -298,7 +299,7 @@ _WINDOWS = """
           CROSS JOIN asked a
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
                              AND v.event_time >= e.start AND v.event_time < e.stop
-          WHERE v.number IS NOT NULL)
+          WHERE v.number IS NOT NULL AND v.voided_offset IS NULL)
 SELECT bucket, customer, dimensions, trim_scale({quantity}), sum(events)::bigint
   FROM parts
  GROUP BY bucket, customer, dimensions

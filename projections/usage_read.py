@@ -48,7 +48,7 @@ def has_late(
     *,
     earlier: bool = False,
 ) -> bool:
-    """Whether usage of `period` lies from `since` on and below `until`: it came after the period's last cut.
+    """Whether usage of `period` came, or was voided, from `since` on and below `until`: after the period's last cut.
 
     `earlier`: or of any time before it, which a level carries over into it.
     """
@@ -93,6 +93,12 @@ class FateCounts:
     duplicate: int
     conflict: int
     rejected: int
+    voided: int = 0
+    """Of the counted ones, those that do not count any more."""
+    amended: int = 0
+    """Amendments; an event may have several."""
+    repeated: int = 0
+    """Corrections that changed nothing."""
 
 
 def fates(tx: Tx) -> dict[str, FateCounts]:
@@ -100,7 +106,8 @@ def fates(tx: Tx) -> dict[str, FateCounts]:
     rows = tx.execute(
         """
         SELECT tenant_id, sum(received)::bigint, sum(counted)::bigint, sum(duplicate)::bigint,
-               sum(conflict)::bigint, sum(rejected)::bigint
+               sum(conflict)::bigint, sum(rejected)::bigint,
+               sum(voided)::bigint, sum(amended)::bigint, sum(repeated)::bigint
           FROM usage_fate
          GROUP BY tenant_id
         """
@@ -153,7 +160,8 @@ SELECT EXISTS (
            JOIN usage_value v ON v.tenant_id = s.tenant_id AND v.series = s.series AND v.partition = w.partition
                              AND v.event_time >= greatest(w.hour, %(start)s)
                              AND v.event_time < least(w.hour + interval '1 hour', %(end)s)
-                             AND v.record_offset >= b.since AND v.record_offset < b.below
+                             AND (v.record_offset < b.since AND coalesce(v.voided_offset >= b.since, true))
+                              <> (v.record_offset < b.below AND coalesce(v.voided_offset >= b.below, true))
           WHERE s.tenant_id = %(tenant)s
             AND s.customer_id = %(customer)s
             AND w.hour > %(start)s::timestamptz - interval '1 hour'

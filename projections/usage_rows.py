@@ -90,6 +90,11 @@ def copy(tx: Cursor[Any], arrivals: Iterable[Arrival], ids: Mapping[Series, int]
         out.write(_END)
 
 
+def clear(tx: Cursor[Any]) -> None:
+    """Forget what was put there, so that more can be."""
+    tx.execute("DROP TABLE IF EXISTS incoming")
+
+
 def _pieces(arrivals: Iterable[Arrival], ids: Mapping[Series, int]) -> Iterable[bytes]:
     parts: list[bytes] = []
     add = parts.append

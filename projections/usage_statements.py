@@ -17,7 +17,8 @@ WITH cut AS (SELECT * FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint
      asked AS (SELECT * FROM unnest(%(series)s::bigint[], %(cells)s::integer[]) AS a (series, cell)),
 """
 
-# Every row from `first` to the period's end below the cut. `newest` sorts as the log does, the latest first.
+# Every row from `first` to the period's end below the cut, unless it was voided below it.
+# `newest` sorts as the log does, the latest first.
 _ROWS = (
     _ASKED
     + """
@@ -26,6 +27,7 @@ _ROWS = (
            FROM asked a
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
            JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
+                     AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
           WHERE v.event_time >= %(first)s AND v.event_time < %(end)s)
 """
 )
@@ -124,13 +126,14 @@ _PARTS = (
      parts AS (
          SELECT cell, hour AS event_time, events, total, lowest, highest
            FROM windows
-          WHERE last_offset < below
+          WHERE last_offset < below AND events > 0
           UNION ALL
          SELECT w.cell, v.event_time, 1, v.number, v.number, v.number
            FROM windows w
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = w.series AND v.partition = w.partition
                              AND v.event_time >= w.hour AND v.event_time < w.hour + interval '1 hour'
                              AND v.record_offset < w.below
+                             AND (v.voided_offset IS NULL OR v.voided_offset >= w.below)
           WHERE w.last_offset >= w.below AND v.number IS NOT NULL
           UNION ALL
          SELECT a.cell, v.event_time, 1, v.number, v.number, v.number
@@ -139,6 +142,7 @@ _PARTS = (
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
                              AND v.event_time >= e.start AND v.event_time < e.stop
            JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
+                     AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
           WHERE v.number IS NOT NULL)
 """
 )

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from billing.envelope import CommandEnvelope, CommandMeta, CommandResult, EventEnvelope, EventMeta
-from billing.metering import RejectedUsage, UsageBatch, UsageControl
+from billing.metering import RejectedUsage, UsageAmended, UsageBatch, UsageControl, UsageVoided
 from schemas import usage_json
 from schemas.binary import fingerprint, parsed, read, write
 from schemas.errors import DecodeError, EncodeError, InvalidValue
@@ -29,6 +29,10 @@ class UsageRecords:
     tenant: str
     events: list[dict[str, Any]]
     """Keys as the fields of `UsageEvent`; `time` in microseconds since 1970 UTC."""
+
+
+UsageMessage = UsageBatch | UsageControl | UsageVoided | UsageAmended
+"""What travels on the usage log."""
 
 
 class _Message:
@@ -114,15 +118,15 @@ class Codec:
         """Raises `DecodeError`."""
         return self._decode(value, "results")  # type: ignore[no-any-return]
 
-    def encode_usage(self, message: UsageBatch | UsageControl) -> bytes:
+    def encode_usage(self, message: UsageMessage) -> bytes:
         """Raises `EncodeError`."""
         return self._encode(message)
 
-    def decode_usage(self, value: bytes | None) -> UsageBatch | UsageControl:
+    def decode_usage(self, value: bytes | None) -> UsageMessage:
         """Also a batch that is written as JSON (`schemas.usage_json`). Raises `DecodeError`."""
         return self._decode(value, "usage")  # type: ignore[no-any-return]
 
-    def decode_usage_records(self, value: bytes | None) -> UsageRecords | UsageControl:
+    def decode_usage_records(self, value: bytes | None) -> UsageRecords | UsageControl | UsageVoided | UsageAmended:
         """As `decode_usage`, but a batch stays in raw form. Raises `DecodeError`."""
         message, raw = self._raw(value, "usage")
         if message.cls is UsageBatch:

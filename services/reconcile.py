@@ -20,7 +20,7 @@ from typing import Any
 
 from billing.invoice import InvoiceFinalized
 from billing.invoicing import BillingRun
-from billing.metering import UsageControl
+from billing.metering import UsageAmended, UsageControl, UsageVoided
 from billing.subscription import SubscriptionCanceled, SubscriptionCreated, SubscriptionEnded
 from infra import kafka, postgres
 from infra.kafka import KafkaConfig, Record
@@ -56,6 +56,7 @@ class TenantCount:
     """In a period that an invoice bills, below its cut."""
     unbilled: int = 0
     voided: int = 0
+    """Counted within a subscription's span, and voided since; an invoice may have billed it before."""
     pruned: int = 0
     """Counted once, but no more looked at one by one: neither matched with subscriptions nor with invoices here."""
     differences: list[str] = field(default_factory=list)
@@ -191,6 +192,8 @@ def events_in(record: Record) -> tuple[str, int]:
     except DecodeError:
         return "", 1
     tenant = told_tenant(content.tenant)
+    if isinstance(content, UsageVoided | UsageAmended):
+        return tenant, 0
     if isinstance(content, UsageControl):
         return tenant, 0 if misaddressed(record, content, lambda *_: True) is None else 1
     return tenant, max(1, len(content.events))
@@ -205,6 +208,9 @@ class _Stored:
     matched: dict[str, int]
     billed: dict[str, int]
     unbilled: dict[str, int]
+    voided: dict[str, int]
+    voids: dict[str, int]
+    """Of all identities, matched or not."""
     refused: dict[str, int]
     values: dict[str, int]
     windows: dict[str, int]
@@ -231,10 +237,12 @@ def _stored(tx: postgres.Cursor, billing: _Billing) -> _Stored:
         fates=usage_read.fates(tx),
         identities=counted(_EVENTS.format(where="true")),
         matched=counted(_EVENTS.format(where=_MATCHED)),
-        billed=counted(_EVENTS.format(where=f"{_MATCHED} AND {_BILLED}")),
-        unbilled=counted(_EVENTS.format(where=f"{_MATCHED} AND NOT {_BILLED}")),
+        billed=counted(_EVENTS.format(where=f"{_COUNTS} AND {_MATCHED} AND {_BILLED}")),
+        unbilled=counted(_EVENTS.format(where=f"{_COUNTS} AND {_MATCHED} AND NOT {_BILLED}")),
+        voided=counted(_EVENTS.format(where=f"NOT {_COUNTS} AND {_MATCHED}")),
+        voids=counted(f"SELECT i.tenant_id, count(*) FROM usage_identity i WHERE NOT {_COUNTS} GROUP BY i.tenant_id"),
         refused=counted("SELECT tenant_id, sum(events)::bigint FROM usage_rejected GROUP BY tenant_id"),
-        values=counted("SELECT tenant_id, count(*) FROM usage_value GROUP BY tenant_id"),
+        values=counted(f"SELECT i.tenant_id, count(*) FROM usage_value i WHERE {_COUNTS} GROUP BY i.tenant_id"),
         windows=counted("SELECT tenant_id, sum(events)::bigint FROM usage_window GROUP BY tenant_id"),
         pruned=counted(_PRUNED),
         hours=tx.execute("SELECT tenant_id, partition, hour, received FROM usage_fate").fetchall(),
@@ -256,6 +264,8 @@ SELECT i.tenant_id, count(*)
  WHERE i.appended_at >= coalesce(p.before, '-infinity') AND {where}
  GROUP BY i.tenant_id
 """
+
+_COUNTS = "(i.voided_offset IS NULL)"
 
 _PRUNED = """
 SELECT f.tenant_id, sum(f.counted)::bigint
@@ -295,6 +305,7 @@ def _tenant(name: str, received: int, stored: _Stored) -> TenantCount:
         rejected=fates.rejected,
         billed=stored.billed.get(name, 0),
         unbilled=stored.unbilled.get(name, 0),
+        voided=stored.voided.get(name, 0),
         pruned=stored.pruned.get(name, 0),
     )
     accounted = made.counted + made.unmatched + made.duplicate + made.conflict + made.rejected + made.pruned
@@ -308,4 +319,7 @@ def _tenant(name: str, received: int, stored: _Stored) -> TenantCount:
     ):
         if one != other:
             made.differences.append(f"{said}: {one:,} and {other:,} differ by {abs(one - other):,}")
+    if not made.pruned and (voids := stored.voids.get(name, 0)) != fates.voided:
+        said = f"voided one by one, and by the hourly counts: {voids:,} and {fates.voided:,}"
+        made.differences.append(f"{said} differ by {abs(voids - fates.voided):,}")
     return made

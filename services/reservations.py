@@ -20,7 +20,7 @@ from billing.errors import Rejected
 from infra import postgres, telemetry
 from projections import generation
 from services.entitlements import standings_of
-from services.usage_intake import identity_of
+from services.usage_identity import identity_of
 
 DECIDED = telemetry.counter("reservations_total", "Reservations asked for, by what became of them.", "outcome")
 

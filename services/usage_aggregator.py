@@ -25,10 +25,9 @@ from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, headers, partition_for
 from infra.settings import Settings
-from projections import generation, usage
-from projections.usage_rows import Arrival
+from projections import generation, usage, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
-from services import usage_pruning
+from services import usage_correcting, usage_pruning
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
 from services.usage_series import KnownSeries
@@ -227,42 +226,52 @@ class UsageStore:
     def _write(self, tx: postgres.Cursor, number: int, partition: int, judged: Judged) -> dict[usage.Series, int]:
         """All rows, and the refusals; returns the series that were not known before."""
         is_known = self._series_generation == number
-        months = _months(judged.claims)
+        months = _months(judged)
         usage.make_months(tx, months - self._months if is_known else months)
         wanted = judged.series()
         known = self._series.among(wanted) if is_known else {}
         new = usage.series_ids(tx, wanted - known.keys())
-        taken = usage.claim(tx, partition, judged.claims, known | new, hopeful=not self._wary)
-        self._wary = WARY_BATCHES if taken else max(self._wary - 1, 0)
-        counted = judged.settle(taken)
-        failpoint("usage.after_copy")
-        if self._publish is not None and judged.refusals:
-            self._publish(judged.refusals)
-        if counted:
-            usage.add_values(tx, partition)
-        usage.add_fates(tx, [_fate(tenant, hour, partition, fates) for (tenant, hour), fates in judged.fates.items()])
-        usage.add_refused(tx, [_refused(each) for each in judged.refusals])
+        for run in judged.runs():
+            self._write_run(tx, partition, run, known | new)
+        refusals = [each for run in judged.runs() for each in run.refusals]
+        if self._publish is not None and refusals:
+            self._publish(refusals)
+        for run in judged.runs():
+            usage.add_fates(tx, [_fate(tenant, hour, partition, each) for (tenant, hour), each in run.fates.items()])
+        usage.add_refused(tx, [_refused(each) for each in refusals])
         usage.set_controls(
             tx,
             [_control(tenant, partition, each) for tenant, each in judged.controls.items()],
         )
         return new
 
+    def _write_run(self, tx: postgres.Cursor, partition: int, run: Judged, series: Mapping[usage.Series, int]) -> None:
+        """What a run counts, then what it corrects."""
+        taken = usage.claim(tx, partition, run.claims, series, hopeful=not self._wary)
+        self._wary = WARY_BATCHES if taken else max(self._wary - 1, 0)
+        counted = run.settle(taken)
+        failpoint("usage.after_copy")
+        if counted:
+            usage.add_values(tx, partition)
+        usage_correcting.apply(tx, partition, run, series)
+        if run.following is not None:
+            usage_rows.clear(tx)
+
     def _remember(self, number: int, series: Mapping[usage.Series, int], judged: Judged) -> None:
         """Cache what was committed only: the series and months of a transaction that failed do not exist."""
         if self._series_generation != number:
             self._series, self._months, self._series_generation = KnownSeries(), set(), number
         self._series.add(series)
-        self._months |= _months(judged.claims)
+        self._months |= _months(judged)
 
 
 class RecordsMissing(Exception):
     """Records were passed by: nothing after them may be counted. The process ends and reads on from the checkpoint."""
 
 
-def _months(claims: Sequence[Arrival]) -> set[date]:
+def _months(judged: Judged) -> set[date]:
     """First days of the months (UTC) of the events."""
-    times = [claim.time_us for claim in claims]
+    times = [each.time_us for each in judged.arrivals()]
     ends = {_month(min(times)), _month(max(times))} if times else set()
     return ends if len(ends) < 2 else {_month(each) for each in times}
 
@@ -297,7 +306,17 @@ def _control(tenant: str, partition: int, measuring: Measuring) -> usage.Control
 
 def _fate(tenant: str, hour: Any, partition: int, fates: Fates) -> usage.Fate:
     return usage.Fate(
-        tenant, hour, partition, fates.received, fates.counted, fates.duplicate, fates.conflict, fates.rejected
+        tenant,
+        hour,
+        partition,
+        fates.received,
+        fates.counted,
+        fates.duplicate,
+        fates.conflict,
+        fates.rejected,
+        fates.voided,
+        fates.amended,
+        fates.repeated,
     )
 
 
@@ -324,7 +343,7 @@ def _shown(text: str) -> str:
 
 
 def _count(judged: Judged) -> None:
-    for fates in judged.fates.values():
-        for name in ("counted", "duplicate", "conflict", "rejected"):
+    for fates in [each for run in judged.runs() for each in run.fates.values()]:
+        for name in ("counted", "duplicate", "conflict", "rejected", "voided", "amended"):
             if number := getattr(fates, name):
                 EVENTS.labels(name).inc(number)

@@ -1,32 +1,34 @@
 """Judging usage: records in, and for each event what it claims, contributes, or why it is refused.
 
 Pure: no clock, no network. The aggregator asks Postgres which claims are taken (`Judged.claims`) and hands the answer
-to `Judged.settle`; both halves depend on nothing but the log and the order of its partition.
+to `Judged.settle`; both halves depend on nothing but the log and the order of its partition. A correction ends a run:
+what it finds is what all before it left, and what follows it finds what it left (`Judged.runs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from hashlib import blake2b
-from operator import itemgetter
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from billing.errors import Rejected
 from billing.ids import TenantId
 from billing.metering import (
     ID_LENGTH_MAX,
     RejectedUsage,
+    UsageAmended,
     UsageBatch,
     UsageControl,
+    UsageVoided,
 )
 from infra.kafka import Record
 from projections.usage import Taken
 from projections.usage_rows import Arrival, Place, Series
 from schemas.codec import UsageRecords, decode_usage_records, encode_usage
 from schemas.errors import DecodeError
-from services.usage_measuring import EPOCH, Measuring, RawEvent, event_of, is_name
+from services.usage_identity import content_of, identity_bytes
+from services.usage_measuring import EPOCH, Measuring, RawEvent, event_of, is_name, raw_of
 
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,6 +46,24 @@ class Fates:
     duplicate: int = 0
     conflict: int = 0
     rejected: int = 0
+    voided: int = 0
+    """Corrections, which are no events; those that changed nothing are `repeated`."""
+    amended: int = 0
+    repeated: int = 0
+
+
+class Correction(NamedTuple):
+    """What was counted before is to count as another event, or not at all."""
+
+    record: Record
+    tenant: str
+    source: str
+    id: str
+    identity: bytes
+    oldest: datetime
+    """Events before it are not known one by one any more, and can not be corrected."""
+    amended: Arrival | None
+    """What it is to count as; None: it is voided."""
 
 
 class Refusal(NamedTuple):
@@ -51,12 +71,13 @@ class Refusal(NamedTuple):
 
     usage: RejectedUsage
     events: int
+    """0 for a correction."""
     appended_at: datetime
 
 
 @dataclass(slots=True)
 class Judged:
-    """What a run of records comes to, before it is known which identities are taken."""
+    """What a run of records comes to, before it is known which identities are taken. Corrections end it."""
 
     claims: list[Arrival] = field(default_factory=list)
     """First event of each identity, in order of the log."""
@@ -64,16 +85,34 @@ class Judged:
     fates: dict[tuple[str, datetime], Fates] = field(default_factory=dict)
     """By tenant and hour of the append; final after `settle`."""
     controls: dict[str, Measuring] = field(default_factory=dict)
-    """Tenants that are measured in a new way at the end of the run."""
+    """Tenants that are measured in a new way at the end of all runs."""
+    corrections: list[Correction] = field(default_factory=list)
+    """To be applied when the run's claims are settled, in order of the log."""
+    following: Judged | None = None
+    """What comes after the corrections."""
     _records: dict[int, Record] = field(default_factory=dict)
     """By offset: what the claims came in."""
     _repeats: list[tuple[int, Arrival]] = field(default_factory=list)
     """(Place of the claim with that identity, the later arrival)."""
 
+    def runs(self) -> Iterator[Judged]:
+        """This run and those that follow it."""
+        each: Judged | None = self
+        while each is not None:
+            yield each
+            each = each.following
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """What may count, of all runs: claims and amendments."""
+        for run in self.runs():
+            yield from run.claims
+            yield from (each.amended for each in run.corrections if each.amended is not None)
+
     def series(self) -> set[Series]:
         """Of all accepted events, repeats included: so the log alone decides which series there are."""
-        found = {made[0] for claim in self.claims for made in claim.contributions}
-        found.update(made[0] for _, repeat in self._repeats for made in repeat.contributions)
+        found = {made[0] for arrival in self.arrivals() for made in arrival.contributions}
+        for run in self.runs():
+            found.update(made[0] for _, repeat in run._repeats for made in repeat.contributions)
         return found
 
     def settle(self, taken: Taken) -> list[Arrival]:
@@ -119,7 +158,7 @@ class Judged:
 
 def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: Placed) -> Judged:
     """What `records`, one partition's in order, come to when the partition measures by `controls` at their start."""
-    judged = Judged()
+    first = judged = Judged()
     places: dict[str, dict[bytes, int]] = {}
     for record in records:
         try:
@@ -127,6 +166,13 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
         except DecodeError as error:
             _refuse_record(judged, record, "", 1, error.reason, error.detail)
             continue
+        if isinstance(content, UsageVoided | UsageAmended):
+            known = judged.controls.get(content.tenant) or controls.get(content.tenant)
+            _judge_correction(judged, record, content, known, placed)
+            continue
+        if judged.corrections:
+            judged.following = Judged(controls=judged.controls)
+            judged, places = judged.following, {}
         count = len(content.events) if isinstance(content, UsageRecords) else 1
         if refusal := misaddressed(record, content, placed):
             _refuse_record(judged, record, told_tenant(content.tenant), max(count, 1), *refusal)
@@ -139,7 +185,35 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
         else:
             measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
             _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring)
-    return judged
+    return first
+
+
+def _judge_correction(
+    judged: Judged, record: Record, content: UsageVoided | UsageAmended, measuring: Measuring | None, placed: Placed
+) -> None:
+    """An amendment must be an event that would be accepted now; if it is not, the old one stays."""
+    told = content.event if isinstance(content, UsageAmended) else content
+    tenant = told_tenant(content.tenant)
+    if refusal := misaddressed(record, content, placed):
+        _refuse_record(judged, record, tenant, 0, *refusal, source=told.source, id=told.id)
+        return
+    if measuring is None:
+        _refuse_record(judged, record, tenant, 0, "unknown_tenant", _UNKNOWN.format(tenant), "", told.source, told.id)
+        return
+    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
+    identity = identity_bytes(told.source, told.id)
+    amended = None
+    if isinstance(content, UsageAmended):
+        raw = raw_of(content.event)
+        try:
+            made = measuring.contributions(raw, appended_us)
+        except Rejected as e:
+            _refuse_record(judged, record, tenant, 0, e.code, e.detail, f"event.{e.field}", told.source, told.id)
+            return
+        place = Place(tenant, record.offset, appended_us)
+        amended = Arrival(identity, content_of(raw), place, 0, raw["customer"], raw["time"], made)
+    oldest = _instant(measuring.oldest_us(appended_us))
+    judged.corrections.append(Correction(record, tenant, told.source, told.id, identity, oldest, amended))
 
 
 def _measuring(known: Measuring | None, control: UsageControl, record: Record) -> Measuring:
@@ -154,7 +228,7 @@ def _judge_batch(
 ) -> None:
     """`places`: of the tenant's claims by identity. The loop that all usage passes: each step counts."""
     if measuring is None:
-        detail = f"tenant {batch.tenant!r} is not registered, or its registration has not reached this partition yet"
+        detail = _UNKNOWN.format(batch.tenant)
         _refuse_record(judged, record, batch.tenant, len(batch.events), "unknown_tenant", detail)
         return
     tenant = batch.tenant
@@ -171,7 +245,7 @@ def _judge_batch(
             fates.rejected += 1
             judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
             continue
-        identity = _identity(raw["source"], raw["id"])
+        identity = identity_bytes(raw["source"], raw["id"])
         arrival = Arrival(identity, content_of(raw), place, index, raw["customer"], raw["time"], contributions)
         at = places.setdefault(identity, len(claims))
         if at < len(claims):
@@ -180,82 +254,20 @@ def _judge_batch(
             claims.append(arrival)
 
 
-class _Sources(dict[str, Any]):
-    """Source -> a hash that has taken it in already."""
-
-    def __missing__(self, source: str) -> Any:
-        if len(self) > SOURCES_KNOWN_MAX:
-            self.clear()
-        made = self[source] = blake2b(f"{len(source)}:{source}".encode(), digest_size=16)
-        return made
+_UNKNOWN = "tenant {!r} is not registered, or its registration has not reached this partition yet"
 
 
-SOURCES_KNOWN_MAX = 10_000
-_sources = _Sources()
-_TIME_BYTES = 5  # of a UUIDv7's 48 bits of milliseconds since 1970: to a quarter of a second
+def _instant(us: int) -> datetime:
+    """The same, or the first that a calendar knows."""
+    try:
+        return EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
-def identity_of(source: str, id: str) -> str:
-    """What an event is recognised by within its tenant: 32 hex digits (SEMANTICS 13)."""
-    return _identity(source, id).hex()
-
-
-def _identity(source: str, id: str) -> bytes:
-    """The same as 16 bytes.
-
-    A hash; but an id that tells when it was made (UUIDv7) keeps its first 40 bits, so that events of one time lie
-    together.
-    """
-    hashed = _sources[source].copy()
-    hashed.update(id.encode())
-    digest: bytes = hashed.digest()
-    if len(id) == 36 and id[14] == "7" and id[8] == id[13] == "-":
-        try:
-            time = bytes.fromhex(id[:8] + id[9:11])
-        except ValueError:
-            return digest
-        if len(time) == _TIME_BYTES:  # white space is skipped
-            return time + digest[_TIME_BYTES:]
-    return digest
-
-
-class _Shapes(dict[tuple[str, ...], tuple[str, Callable[[Any], Any]]]):
-    """Names of properties -> the same in order, joined, and what takes their values in that order."""
-
-    def __missing__(self, names: tuple[str, ...]) -> tuple[str, Callable[[Any], Any]]:
-        if len(self) > SHAPES_KNOWN_MAX:
-            self.clear()
-        order = sorted(names)
-        take = itemgetter(*order) if len(order) > 1 else lambda properties: [properties[name] for name in order]
-        made = self[names] = ("\0".join(order), take)
-        return made
-
-
-SHAPES_KNOWN_MAX = 10_000
-_shapes = _Shapes()
-
-
-def content_of(raw: RawEvent) -> bytes:
-    """What two events with the same identity must share to be the same: 16 bytes."""
-    properties = raw["properties"]
-    separators = 2 * len(properties) + 2 if properties else 3
-    names, values_of = _shapes[tuple(properties)]
-    text = "\0".join((raw["type"], raw["customer"], str(raw["time"]), names, *values_of(properties)))
-    if text.count("\0") != separators:
-        return _content_with_nul(raw)
-    return blake2b(text.encode(), digest_size=16).digest()
-
-
-def _content_with_nul(raw: RawEvent) -> bytes:
-    """The same of an event with NUL in a name: a length before each part tells them apart."""
-    parts = [raw["type"], raw["customer"], str(raw["time"])]
-    for name, value in sorted(raw["properties"].items()):
-        parts += (name, value)
-    text = "".join([f"{len(each)}:{each}" for each in parts])
-    return blake2b(text.encode(), digest_size=16, person=b"lengths").digest()
-
-
-def misaddressed(record: Record, content: UsageRecords | UsageControl, placed: Placed) -> tuple[str, str, str] | None:
+def misaddressed(
+    record: Record, content: UsageRecords | UsageControl | UsageVoided | UsageAmended, placed: Placed
+) -> tuple[str, str, str] | None:
     """Reason, detail and field if key, headers or partition do not belong to the tenant in the record."""
     tenant = content.tenant
     if not is_name(tenant):
@@ -264,14 +276,27 @@ def misaddressed(record: Record, content: UsageRecords | UsageControl, placed: P
         return "key_mismatch", f"the record's key is {record.key!r:.80}; it must be the tenant, {tenant!r}", "key"
     if "tenant" in record.repeated or record.headers.get("tenant") != tenant.encode():
         return "header_mismatch", f"the header `tenant` must be given once, as {tenant!r}", "headers.tenant"
-    if isinstance(content, UsageRecords) and not placed(tenant, record.partition):
+    if not isinstance(content, UsageControl) and not placed(tenant, record.partition):
         detail = f"partition {record.partition} is not the tenant's: the partitioner must be murmur2_random"
         return "key_mismatch", detail, "partition"
     return None
 
 
+def refuse_correction(judged: Judged, each: Correction, reason: str, detail: str) -> None:
+    """What is to be corrected is not there."""
+    _refuse_record(judged, each.record, each.tenant, 0, reason, detail, "id", each.source, each.id)
+
+
 def _refuse_record(
-    judged: Judged, record: Record, tenant: str, events: int, reason: str, detail: str, field: str = ""
+    judged: Judged,
+    record: Record,
+    tenant: str,
+    events: int,
+    reason: str,
+    detail: str,
+    field: str = "",
+    source: str | None = None,
+    id: str | None = None,
 ) -> None:
     fates = judged.fate(tenant, record)
     fates.received += events
@@ -284,6 +309,8 @@ def _refuse_record(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
+        source=source,
+        id=id,
         original=record.value or b"",
     )
     judged.refusals.append(Refusal(usage, events, record.appended_at))

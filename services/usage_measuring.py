@@ -108,6 +108,11 @@ class Measuring:
             return [] if made is None else [made]
         return [made for each in compiled if (made := each.read(tenant, customer, properties, at, source)) is not None]
 
+    def oldest_us(self, appended_us: int) -> int:
+        """The oldest event time that is accepted: what was counted since is known one by one, and can be corrected."""
+        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // MICROSECOND
+        return max(present_us - self._oldest_us, self.accepted_from_us)
+
     def _is_name(self, text: str) -> bool:
         """`is_name`, remembered for sources and customers that have one."""
         if len(self._names) > NAMES_KNOWN_MAX:
@@ -223,6 +228,18 @@ def event_of(raw: RawEvent) -> UsageEvent:
         code = "too_late" if raw["time"] < 0 else "in_future"
         raise Rejected(code, "the time lies outside of the years 1 to 9999", field="time") from e
     return UsageEvent(**{**raw, "time": time})
+
+
+def raw_of(event: UsageEvent) -> RawEvent:
+    """The other way."""
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "customer": event.customer,
+        "time": (event.time - EPOCH) // MICROSECOND,
+        "properties": dict(event.properties),
+    }
 
 
 def is_name(text: str) -> bool:

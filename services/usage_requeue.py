@@ -22,7 +22,7 @@ from projections.usage import TOPIC
 from projections.usage_events import Refused
 from schemas.codec import UsageRecords, decode_usage_records, encode_usage, fingerprint_of
 from schemas.errors import DecodeError
-from services.usage_intake import identity_of
+from services.usage_identity import identity_of
 from services.usage_log import event_in
 from services.usage_measuring import event_of, is_name
 

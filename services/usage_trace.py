@@ -17,7 +17,7 @@ from infra.postgres import Cursor
 from projections import generation, usage_events, usage_pruning
 from projections.usage_events import Contribution, Counted, Place, Refused
 from schemas.codec import decode_event
-from services.usage_intake import identity_of
+from services.usage_identity import identity_of
 
 REFUSALS_MAX = 20  # of one event; an event that was sent and refused more often shows the newest
 

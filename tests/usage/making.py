@@ -8,10 +8,19 @@ from decimal import Decimal
 from typing import Any
 
 from billing.ids import TenantId
-from billing.metering import Aggregation, Filter, Meter, UsageBatch, UsageControl, UsageEvent
+from billing.metering import (
+    Aggregation,
+    Filter,
+    Meter,
+    UsageAmended,
+    UsageBatch,
+    UsageControl,
+    UsageEvent,
+    UsageVoided,
+)
 from billing.tenant import UsageBounds
 from infra.kafka import Record
-from schemas.codec import encode_usage
+from schemas.codec import UsageMessage, encode_usage
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TENANT = "acme"
@@ -52,6 +61,16 @@ def batch(*events: UsageEvent, tenant: str = TENANT) -> UsageBatch:
     return UsageBatch(tenant=TenantId(tenant), events=events)
 
 
+def void(id: str, tenant: str = TENANT) -> UsageVoided:
+    """Voids the event of source `test`."""
+    return UsageVoided(tenant=TenantId(tenant), source="test", id=id, reason="sent by mistake")
+
+
+def amendment(amended: UsageEvent, tenant: str = TENANT) -> UsageAmended:
+    """Amends the event with the identity of `amended`."""
+    return UsageAmended(tenant=TenantId(tenant), event=amended, reason="wrong amount")
+
+
 class Log:
     """One partition of usage.events, written by hand."""
 
@@ -62,7 +81,7 @@ class Log:
 
     def append(
         self,
-        content: UsageBatch | UsageControl | bytes | None,
+        content: UsageMessage | bytes | None,
         *,
         key: bytes | None = TENANT.encode(),
         headers: Mapping[str, bytes] | None = None,

@@ -17,7 +17,8 @@ from billing.metering import Aggregation, Filter, Meter, UsageEvent, check_event
 from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
 from services.meter_expressions import formula
-from services.usage_intake import Judged, content_of, identity_of, judge
+from services.usage_identity import content_of, identity_of
+from services.usage_intake import Judged, judge
 from services.usage_measuring import EPOCH, Measuring
 from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
 
