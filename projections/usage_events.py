@@ -45,6 +45,10 @@ class Counted(NamedTuple):
     place: Place
     subscribed: bool
     """False: no subscription covers its time; it is unmatched and never billed."""
+    amended: bool = False
+    """It counts with other content than it came with. Told by `found` only, as the next one: lists hold none voided."""
+    voided_offset: int | None = None
+    """From here on in its partition it does not count."""
 
 
 class Contribution(NamedTuple):
@@ -65,6 +69,7 @@ class Refused(NamedTuple):
     """Empty where the record does not tell."""
     place: Place
     events: int
+    """0: a correction of the event."""
     reason: str
     detail: str
     field: str
@@ -81,7 +86,7 @@ class Refused(NamedTuple):
 def found(tx: Tx, tenant: str, identity: str) -> Counted | None:
     """The counted event with this identity (32 hex digits)."""
     row = tx.execute(_FOUND, {"tenant": tenant, "identity": identity}).fetchone()
-    return None if row is None else _counted(row)
+    return None if row is None else _counted(row[:-2])._replace(amended=row[-2], voided_offset=row[-1])
 
 
 def counted(
@@ -212,7 +217,8 @@ _SUBSCRIBED = """EXISTS (
               AND u.starts_at <= i.event_time AND i.event_time < coalesce(u.ended_at, 'infinity'))"""
 
 _FOUND = f"""
-SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {_SUBSCRIBED}
+SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {_SUBSCRIBED},
+       i.amended_content IS NOT NULL, i.voided_offset
   FROM usage_identity i
  WHERE i.tenant_id = %(tenant)s AND i.identity = %(identity)s::uuid
 """
@@ -223,7 +229,8 @@ _COUNTED = (
     """
 SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {subscribed}
   FROM usage_identity i
- WHERE i.tenant_id = %(tenant)s AND i.event_time >= %(start)s AND i.event_time < %(end)s {conditions}
+ WHERE i.tenant_id = %(tenant)s AND i.event_time >= %(start)s AND i.event_time < %(end)s AND i.voided_offset IS NULL
+       {conditions}
 """
     + _ORDER
 )
@@ -236,7 +243,7 @@ SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index,
            SELECT s.tenant_id, s.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index
              FROM usage_value i
             WHERE i.tenant_id = s.tenant_id AND i.series = s.series
-              AND i.event_time >= %(start)s AND i.event_time < %(end)s) i
+              AND i.event_time >= %(start)s AND i.event_time < %(end)s AND i.voided_offset IS NULL) i
  WHERE s.tenant_id = %(tenant)s AND s.meter = %(meter)s {series} {conditions}
 """
     + _ORDER

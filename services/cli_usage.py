@@ -14,7 +14,7 @@ import typer
 
 from infra.errors import Transient
 from infra.settings import Settings
-from services import cli_usage_import, cli_usage_query, cli_usage_rejected, cli_world
+from services import cli_usage_correct, cli_usage_import, cli_usage_query, cli_usage_rejected, cli_world
 from services.cli_usage_import import QUIET, with_progress
 from services.cli_usage_rejected import position
 from services.usage_file import Fault, Format, Line, format_of, read
@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="usage")
     group.command()(show)
     cli_usage_import.register(group)
+    cli_usage_correct.register(group)
     cli_usage_query.register(group)
     cli_usage_rejected.register(group)
 
@@ -103,11 +104,15 @@ def _show_counted(found: Trace) -> None:
         value = each.text if each.number is None else f"{each.number.normalize():f}"
         split = ", ".join(f"{name} {value}" for name, value in each.dimensions.items())
         print(f"meter     {each.meter} + {value}{f' ({split})' if split else ''}")
+    if found.amended:
+        print("amended   it counts with other content than it came with; this is how")
+    if found.voided_offset is not None:
+        print(f"voided    from offset {found.voided_offset} of its partition on: it does not count any more")
     if not found.subscribed:
         print("billed    never: no subscription covers its time (unmatched)")
     for bill in found.billed:
         print(f"billed    {bill.number or bill.invoice_id}{' as late usage' if bill.late else ''}")
-    if found.subscribed and not found.billed:
+    if found.subscribed and not found.billed and found.voided_offset is None:
         print(f"billed    not yet{': it came late, the next invoice has it' if found.late else ''}")
 
 

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+from billing.metering import UsageAmended
 from infra.errors import Transient
 from infra.kafka import Consumer, KafkaConfig, Record
 from projections.usage import TOPIC
 from projections.usage_events import Place
 from schemas.codec import UsageRecords, decode_usage_records
 from schemas.errors import DecodeError
+from services.usage_measuring import raw_of
 
 PATIENCE_S: Final = 5.0
 _GAP_MAX: Final = 200  # records between two wanted ones that are read rather than skipped by a new fetch
@@ -117,4 +119,6 @@ def _events(record: Record) -> Sequence[RawEvent]:
         content = decode_usage_records(record.value)
     except DecodeError:
         return ()
+    if isinstance(content, UsageAmended):
+        return (raw_of(content.event),)
     return content.events if isinstance(content, UsageRecords) else ()

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from billing.errors import Rejected
 from billing.ids import TenantId
-from billing.metering import UsageBatch
+from billing.metering import UsageAmended, UsageBatch, UsageVoided
 from infra.kafka import Producer, Record, headers
 from infra.postgres import Cursor
 from projections import generation, usage_events
 from projections.usage import TOPIC
 from projections.usage_events import Refused
-from schemas.codec import UsageRecords, decode_usage_records, encode_usage, fingerprint_of
+from schemas.codec import UsageRecords, decode_usage, decode_usage_records, encode_usage, fingerprint_of
 from schemas.errors import DecodeError
 from services.usage_identity import identity_of
 from services.usage_log import event_in
@@ -66,7 +66,7 @@ def requeue(
     """
     made = []
     for each in refusals:
-        if counted_since(tx, each):
+        if each.events and counted_since(tx, each):
             said = "with other content: a conflict stays one" if each.fate == "conflict" else ""
             made.append(Requeued(each, COUNTED, said))
             continue
@@ -100,6 +100,9 @@ def _original(record: Record | None, refused: Refused) -> tuple[bytes, str]:
         content = decode_usage_records(record.value)
     except DecodeError as e:
         raise Rejected("unreadable", f"it is no usage: {e}") from e
+    if isinstance(content, UsageVoided | UsageAmended) and is_name(content.tenant):
+        assert record.value is not None
+        return record.value, content.tenant
     if not isinstance(content, UsageRecords) or not content.events or not is_name(content.tenant):
         raise Rejected("unreadable", "it holds no events of a tenant")
     assert record.value is not None
@@ -114,7 +117,7 @@ def _send(producer: Producer, refused: Refused, value: bytes, tenant: str, now: 
         key=tenant,
         headers=headers(
             id=f"requeue/{place}",
-            type="tallybook.usage.UsageBatch",
+            type=f"tallybook.usage.{type(decode_usage(value)).__name__}",
             source="tallybook/requeue",
             time=now,
             schema=fingerprint_of(value),

@@ -7,7 +7,7 @@ which `usage_fate` counts, and one with other content is a conflict, told here a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -27,6 +27,8 @@ class Fate(StrEnum):
 
     COUNTED = "counted"
     UNMATCHED = "unmatched"
+    AMENDED = "amended"
+    VOIDED = "voided"
     CONFLICT = "conflict"
     REJECTED = "rejected"
 
@@ -55,11 +57,20 @@ class Trace:
     late: bool
     """True if it came after the period of its time was closed."""
     billed: tuple[Billed, ...]
+    """Of a voided event: those that were made before it was."""
+    amended: bool = False
+    """The rest tells it as it was amended last."""
+    voided_offset: int | None = None
+    """The record that voided it, in the event's partition."""
 
     @property
     def fate(self) -> Fate:
-        """Counted, or counted but matched by no subscription."""
-        return Fate.COUNTED if self.subscribed else Fate.UNMATCHED
+        """Counted, as it came or as it was amended; or counted but matched by no subscription; or voided since."""
+        if self.voided_offset is not None:
+            return Fate.VOIDED
+        if not self.subscribed:
+            return Fate.UNMATCHED
+        return Fate.AMENDED if self.amended else Fate.COUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,8 @@ def traces(tx: Cursor, tenant: str, events: Sequence[Counted]) -> list[Trace]:
     for event in events:
         billed, late = _billing(runs[event.customer], event)
         told = measured.get(event.place, ())
-        made.append(Trace(event.customer, event.time, event.place, told, event.subscribed, late, billed))
+        way = Trace(event.customer, event.time, event.place, told, event.subscribed, late, billed)
+        made.append(replace(way, amended=event.amended, voided_offset=event.voided_offset))
     return made
 
 
@@ -124,21 +136,27 @@ def _billing(runs: Iterable[_Run], event: Counted) -> tuple[tuple[Billed, ...], 
     billed, late = [], False
     for each in runs:
         run = each.run
-        is_below = _below(run.cut.positions, event.place)
+        is_below = _counts(run.cut.positions, event)
         closed = [run.arrears] if run.arrears is not None else []
         closed += [own.span for own in run.ended_charges]
         if any(event.time in span.period for span in closed):
-            late = late or not is_below
+            late = late or not _below(run.cut.positions, event.place)
             if is_below:
                 billed.append(Billed(each.invoice_id, each.number, late=False))
         for again in run.late:
-            if is_below and event.time in again.period and not _below(again.since, event.place):
+            if is_below and event.time in again.period and not _counts(again.since, event):
                 billed.append(Billed(each.invoice_id, each.number, late=True))
     return tuple(billed), late
 
 
 def _below(positions: tuple[PartitionPosition, ...], place: Place) -> bool:
     return any(each.partition == place.partition and place.offset < each.offset for each in positions)
+
+
+def _counts(positions: tuple[PartitionPosition, ...], event: Counted) -> bool:
+    """Whether a cut at `positions` has the event: it came below, and was not voided there."""
+    gone = event.voided_offset is not None and _below(positions, event.place._replace(offset=event.voided_offset))
+    return _below(positions, event.place) and not gone
 
 
 _RUNS = """

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from billing.ids import TenantId
-from billing.metering import UsageBatch, UsageEvent
+from billing.metering import UsageAmended, UsageBatch, UsageEvent, UsageVoided
 from infra import kafka
 from infra.clock import Clock
 from infra.errors import Transient
@@ -32,6 +32,7 @@ class _Record:
     tenant: str
     value: bytes
     id: str
+    type: str
     at: datetime
     taken: Future[None]
 
@@ -52,12 +53,27 @@ class UsagePublisher:
         Raises:
             Transient: not all of them were acknowledged in time; sending them again is free.
         """
-        at = self._clock.now()
         waiting = []
         for value in _encoded(tenant, events):
-            record = _Record(tenant, value, f"{tenant}/{events[0].source}/{events[0].id}", at, Future())
-            waiting.append(record.taken)
-            self._records.put(record)
+            waiting.append(self._taken(tenant, value, f"{tenant}/{events[0].source}/{events[0].id}", UsageBatch))
+        self._wait(waiting)
+
+    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+        """Return when the broker has it. It is judged where it stands in the log, so that is no promise of success.
+
+        Raises:
+            Transient: it was not acknowledged in time; sending it again is free.
+        """
+        about = correction.event if isinstance(correction, UsageAmended) else correction
+        name = f"{correction.tenant}/{about.source}/{about.id}"
+        self._wait([self._taken(correction.tenant, codec.encode_usage(correction), name, type(correction))])
+
+    def _taken(self, tenant: str, value: bytes, id: str, kind: type) -> Future[None]:
+        record = _Record(tenant, value, id, f"tallybook.usage.{kind.__name__}", self._clock.now(), Future())
+        self._records.put(record)
+        return record.taken
+
+    def _wait(self, waiting: Sequence[Future[None]]) -> None:
         deadline = self._clock.monotonic_s() + ANSWER_S
         for taken in waiting:
             try:
@@ -100,7 +116,7 @@ def _send(producer: Producer, record: _Record, pending: set[Future[None]]) -> No
 
     headers = kafka.headers(
         id=record.id,
-        type="tallybook.usage.UsageBatch",
+        type=record.type,
         source="tallybook/api",
         time=record.at,
         schema=codec.fingerprint_of(record.value),

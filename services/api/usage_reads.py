@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,7 +25,7 @@ from services.api.problems import of_rejection
 from services.api.seller import seller
 from services.exact_values import Instant, Name
 from services.usage_log import RawEvent
-from services.usage_trace import EventFate, Trace, fate_of
+from services.usage_trace import EventFate, Fate, Trace, fate_of
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
@@ -79,8 +80,9 @@ class BilledBody:
 class CountedBody:
     """An event that counted."""
 
-    fate: Literal["counted", "unmatched"]
-    """`unmatched`: counted, but no subscription covers its time, so nothing bills it."""
+    fate: Literal["counted", "unmatched", "amended", "voided"]
+    """`unmatched`: counted, but no subscription covers its time, so nothing bills it. `amended`: counted, with other
+    content than it came with. `voided`: it counts no more."""
     source: str | None
     """Null, like the next two and the properties, if the log is pruned there."""
     id: str | None
@@ -119,7 +121,7 @@ class EventBody:
 
     source: str
     id: str
-    fate: Literal["counted", "unmatched", "conflict", "rejected"]
+    fate: Literal["counted", "unmatched", "amended", "voided", "conflict", "rejected"]
     """Of the copy that counted; if none did, of the newest one."""
     counted: CountedBody | None
     refusals: list[RefusedBody]
@@ -278,7 +280,7 @@ def get_usage_event(source: str, id: str, request: Request, reading: Annotated[R
 
     The last part of the address is the id; a slash in it is written as %2F.
     """
-    source, id = _names(request) or (source, id)
+    source, id = names(request) or (source, id)
     with reading.transaction() as tx:
         try:
             found = fate_of(tx, reading.tenant, source, id)
@@ -287,11 +289,12 @@ def get_usage_event(source: str, id: str, request: Request, reading: Annotated[R
     return _event(reading, found)
 
 
-def _names(request: Request) -> tuple[str, str] | None:
-    """Source and id as the address tells them before it was decoded; None if the server does not say."""
+def names(request: Request, ending: str = "") -> tuple[str, str] | None:
+    """Source and id as the address, without its `ending`, tells them before it was decoded; None if the server does not
+    say."""
     raw: bytes = request.scope.get("raw_path") or b""
     _, found, rest = raw.decode("latin-1").partition("?")[0].partition("/v1/usage/events/")
-    source, slash, id = rest.rpartition("/")
+    source, slash, id = rest.removesuffix(ending).rpartition("/")
     return (unquote(source), unquote(id)) if found and slash else None
 
 
@@ -303,10 +306,18 @@ def _event(reading: Reading, found: EventFate) -> EventBody:
     return EventBody(found.source, found.id, found.fate.value, told, refusals)
 
 
+_FATES: Final[Mapping[Fate, Literal["counted", "unmatched", "amended", "voided"]]] = {
+    Fate.COUNTED: "counted",
+    Fate.UNMATCHED: "unmatched",
+    Fate.AMENDED: "amended",
+    Fate.VOIDED: "voided",
+}
+
+
 def _counted(way: Trace, event: RawEvent | None) -> CountedBody:
     given: RawEvent = event or {}
     return CountedBody(
-        fate="counted" if way.subscribed else "unmatched",
+        fate=_FATES[way.fate],
         source=given.get("source"),
         id=given.get("id"),
         type=given.get("type"),
