@@ -24,6 +24,7 @@ from services.api import (
     reservations,
     subscriptions,
     usage,
+    usage_corrections,
     usage_reads,
 )
 from services.api.callers import Callers
@@ -39,6 +40,7 @@ ROUTERS = (
     money,
     clock,
     usage,
+    usage_corrections,
     usage_reads,
     reservations,
     entitlements,

@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 
 from billing.envelope import CommandResult, Outcome
 from billing.errors import Rejected
-from billing.metering import UsageEvent
+from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from infra import postgres
 from infra.clock import Clock
 from infra.postgres import Cursor, Pool
@@ -56,6 +56,13 @@ class UsageSink(Protocol):
 
         Raises:
             Transient: not all of them were acknowledged; sending them again is free.
+        """
+
+    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+        """Return when the broker has it.
+
+        Raises:
+            Transient: it was not acknowledged; sending it again is free.
         """
 
 

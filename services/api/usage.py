@@ -37,7 +37,7 @@ router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 FAULTS_TOLD_MAX = 100  # of a refusal of all; the sender mends and asks again
 
 
-def _property(value: object) -> str:
+def text_of(value: object) -> str:
     """A property's value as text; whole numbers are exact and may come as numbers."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -61,7 +61,7 @@ class UsageBody(StrictModel):
     """Who used it."""
     time: Instant
     """When."""
-    properties: dict[Name, Annotated[str, BeforeValidator(_property)]] = Field(default_factory=dict)
+    properties: dict[Name, Annotated[str, BeforeValidator(text_of)]] = Field(default_factory=dict)
     """Details; decimal numbers as text."""
 
     def event(self) -> UsageEvent:

@@ -17,7 +17,7 @@ from billing.catalog import Plan, PublishPriceBook
 from billing.discount import Coupon
 from billing.entitlement import NOT_GRANTED, Access, Entitlement, EntitlementKind, WhenUnknown
 from billing.envelope import EventEnvelope
-from billing.metering import Aggregation, Meter, UsageEvent
+from billing.metering import Aggregation, Meter, UsageAmended, UsageEvent, UsageVoided
 from billing.price import Charge, Flat, PerUnit
 from billing.tenant import RegisterTenant
 from infra import postgres
@@ -67,6 +67,12 @@ class Broker:
 
     published: list[tuple[str, UsageEvent]] = field(default_factory=list)
     error: Exception | None = None
+    corrections: list[UsageVoided | UsageAmended] = field(default_factory=list)
+
+    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+        if self.error is not None:
+            raise self.error
+        self.corrections.append(correction)
 
     def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
         if self.error is not None:

@@ -31,6 +31,7 @@ def test_every_reference_of_the_description_resolves() -> None:
 
 
 ENDINGS = {f"/v1/entitlements/reservations/{{reservation_id}}/{each}" for each in ("commit", "release")}
+ENDINGS |= {"/v1/usage/events/{source}/{id}", "/v1/usage/events/{source}/{id}/void"}
 """Free to repeat by what they name."""
 
 
