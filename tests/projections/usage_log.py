@@ -14,7 +14,7 @@ from infra.faust_app import Batch
 from infra.kafka import KafkaConfig, Producer, headers, partition_for
 from infra.settings import Settings
 from projections import generation, usage
-from schemas.codec import encode_usage, fingerprint_of
+from schemas.codec import UsageMessage, encode_usage, fingerprint_of
 from services.usage_aggregator import UsageStore, placing
 from tests.projections.history import CALLS
 
@@ -51,9 +51,7 @@ def send(settings: Settings, tenant: str, events: Sequence[UsageEvent]) -> tuple
     return (PartitionPosition(partition=partition, offset=end),)
 
 
-def append(
-    settings: Settings, tenant: str, message: UsageBatch | UsageControl | bytes, partitions: Iterable[int]
-) -> None:
+def append(settings: Settings, tenant: str, message: UsageMessage | bytes, partitions: Iterable[int]) -> None:
     """Append one record to each of `partitions`; bytes as they are, whatever they hold."""
     value = message if isinstance(message, bytes) else encode_usage(message)
     named = headers(

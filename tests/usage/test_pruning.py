@@ -12,7 +12,7 @@ from infra import postgres
 from projections import generation, usage, usage_pruning
 from services.usage_pruning import prune
 from tests.usage.conftest import Bench
-from tests.usage.making import NOON, TENANT, Log, batch, control, event
+from tests.usage.making import NOON, TENANT, Log, amendment, batch, control, event, void
 
 DAY = timedelta(days=1)
 NARROW = UsageBounds(oldest_days=10, ahead_minutes=60)
@@ -138,3 +138,31 @@ def test_marks_never_move_back(bench: Bench, bounds: UsageBounds) -> None:
         assert usage_pruning.mark(tx, {(TENANT, 0): NOON + 2 * DAY})
         usage_pruning.mark(tx, {(TENANT, 0): NOON + DAY})
         assert usage_pruning.marks(tx) == {(TENANT, 0): NOON + 2 * DAY}
+
+
+def test_what_is_beyond_the_bounds_can_not_be_corrected_pruned_or_not(bench: Bench) -> None:
+    """Else a rebuild, which finds the identity again, would void what was refused to be voided."""
+    log = grown(registered())
+    log.append(void("old"), at=NOON + 30 * DAY)
+    log.append(amendment(event("old", NOON + 29 * DAY)), at=NOON + 30 * DAY)
+    bench.apply(log.records)
+    told = [(each.usage.reason, each.usage.id, each.usage.detail) for each in bench.refused]
+    assert [each[:2] for each in told] == [("unknown_event", "old")] * 2
+    bench.refused.clear()
+    prune(bench.pool, threading.Event(), over=AT_ONCE)
+    log.append(void("old"), at=NOON + 30 * DAY)
+    bench.apply(log.records[-1:])
+    assert [(each.usage.reason, each.usage.id, each.usage.detail) for each in bench.refused] == told[:1]
+
+
+def test_an_amended_event_is_known_as_long_as_one_that_came_then(bench: Bench) -> None:
+    log = registered()
+    log.append(batch(event("1", NOON)), at=NOON)
+    log.append(amendment(event("1", NOON + 9 * DAY)), at=NOON + 9 * DAY)
+    log.append(batch(event("new", NOON + 15 * DAY)), at=NOON + 15 * DAY)
+    bench.apply(log.records)
+    prune(bench.pool, threading.Event(), over=AT_ONCE)
+    assert identities(bench) == 2
+    log.append(void("1"), at=NOON + 15 * DAY)
+    bench.apply(log.records[-1:])
+    assert (bench.fates().voided, bench.refused) == (1, [])

@@ -6,17 +6,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from billing.ids import TenantId
+from billing.metering import UsageAmended, UsageVoided
 from infra import postgres
+from infra.kafka import partition_for
 from infra.settings import Settings
 from projections import generation, usage
 from services.reconcile import Reconciliation, TenantCount, reconcile
+from services.usage_recount import Recount
 from tests.projections import log
 from tests.projections.history import START, History
-from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
+from tests.projections.usage_log import append, calls, count_log, measure_from_now_on, send
 from tests.stack import Stack
 
 IN_JANUARY = START + timedelta(days=3)
@@ -80,6 +86,42 @@ def test_every_event_is_accounted_for(books: Books) -> None:
     assert books.count() == TenantCount(
         tenant="acme", received=31, counted=22, unmatched=5, duplicate=4, billed=22, unbilled=0
     )
+
+
+def test_voided_and_amended_events_are_accounted_for(books: Books) -> None:
+    """Four of them are billed, one is not; an amended one counts once, where it is now."""
+    billed, unbilled = calls("ann", 10, IN_JANUARY), calls("ann", 6, IN_FEBRUARY)
+    tenant, partition = TenantId("acme"), partition_for("acme", books.settings.usage_partitions)
+    taken_back = [*billed[:4], unbilled[0], *calls("stranger", 1, IN_JANUARY), *calls("nobody", 1, IN_JANUARY)]
+    for each in [*taken_back, taken_back[0]]:
+        append(
+            books.settings,
+            "acme",
+            UsageVoided(tenant=tenant, source=each.source, id=each.id, reason="a test run"),
+            [partition],
+        )
+    moved = replace(billed[5], time=IN_FEBRUARY)
+    append(books.settings, "acme", UsageAmended(tenant=tenant, event=moved, reason="wrong month"), [partition])
+    count_log(books.settings, books.pool)
+    assert books.count() == TenantCount(
+        tenant="acme", received=30, counted=21, unmatched=5, duplicate=4, billed=5, unbilled=11, voided=5
+    )
+    with recounted(books.settings, books.pool) as recount:
+        assert recount.check() == []
+    books.tamper("UPDATE usage_fate SET voided = voided + 1")
+    assert any(each.startswith("voided one by one") for each in books.count().differences)
+
+
+@contextmanager
+def recounted(settings: Settings, pool: postgres.Pool) -> Iterator[Recount]:
+    """The second count, of the whole log."""
+    recount = Recount(settings, pool)
+    try:
+        while recount.step(2.0):
+            pass
+        yield recount
+    finally:
+        recount.close()
 
 
 @pytest.mark.parametrize(
