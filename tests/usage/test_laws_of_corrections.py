@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from billing.invoicing import PartitionPosition
 from billing.measuring import Need, measured
 from billing.metering import GONE, Aggregation, Meter, UsageAmended, UsageBatch, UsageEvent, UsageVoided, read
 from billing.period import Period
-from infra import postgres
+from infra import migrate, postgres
 from projections import generation, usage, usage_query, usage_read
 from schemas.codec import decode_usage
 from tests.usage.conftest import ACME, C1, Bench
-from tests.usage.making import NOON, TENANT, Log, amendment, batch, control, void
+from tests.usage.making import NOON, TENANT, Log, amendment, batch, control, event, void
 from tests.usage.test_laws_of_quantities import LEVEL, SEATS, VARIANTS, some_events
 
 PLAIN = Meter(key="plain", event_type="api", dimensions=("region",))
@@ -219,3 +220,25 @@ def test_a_question_is_answered_of_what_is_left(bench: Bench, seed: int) -> None
             found = usage_query.answers(tx, TENANT, question)
         inside = [each for each in left if period.start <= each.time < period.end]
         assert [sum(each.quantity for each in found), sum(each.events for each in found)] == [len(inside)] * 2
+
+
+def test_a_generation_from_before_can_be_corrected_too(bench: Bench) -> None:
+    log = Log()
+    log.append(control(meters=(PLAIN,)), at=NOON)
+    log.append(batch(event("1"), event("2", NOON + timedelta(hours=1))), at=NOON)
+    bench.apply(log.records)
+    migration = Path(migrate.__file__).parent / "migrations" / "0060_usage_corrections.sql"
+    with postgres.connect(bench.owner) as connection:
+        tx = connection.cursor()
+        generation.enter(tx, usage.SET)
+        tx.execute("ALTER TABLE usage_value DROP COLUMN voided_offset")
+        tx.execute("ALTER TABLE usage_identity DROP amended_content, DROP amended_at, DROP voided_offset")
+        tx.execute("ALTER TABLE usage_fate DROP COLUMN voided, DROP COLUMN amended, DROP COLUMN repeated")
+        tx.execute("ALTER TABLE usage_window DROP CONSTRAINT usage_window_events_check, ADD CHECK (events > 0)")
+        for _ in range(2):
+            tx.execute(migration.read_bytes())
+    log.append(void("1"), at=NOON)
+    log.append(void("nobody"), at=NOON)
+    bench.apply(log.records[2:])
+    assert bench.measured(PLAIN).total == 1
+    assert [each.usage.reason for each in bench.refused] == ["unknown_event"]
