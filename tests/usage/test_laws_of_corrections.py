@@ -219,6 +219,7 @@ def test_a_question_is_answered_of_what_is_left(bench: Bench, seed: int) -> None
             generation.enter(tx, usage.SET)
             found = usage_query.answers(tx, TENANT, question)
         inside = [each for each in left if period.start <= each.time < period.end]
+        assert all(each.events for each in found), "where nothing is left there is no row"
         assert [sum(each.quantity for each in found), sum(each.events for each in found)] == [len(inside)] * 2
 
 
