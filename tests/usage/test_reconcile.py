@@ -9,15 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
+from billing.catalog import PriceBookPublished
 from billing.ids import TenantId
 from billing.metering import UsageAmended, UsageVoided
+from billing.money import Money
+from billing.rated_line import LineKind
 from infra import postgres
 from infra.kafka import partition_for
 from infra.settings import Settings
 from projections import generation, usage
+from services.invoice_jobs import Job
+from services.invoicing import PostgresSnapshot, rate
 from services.reconcile import Reconciliation, TenantCount, reconcile
 from services.usage_recount import Recount
 from tests.projections import log
@@ -110,6 +116,30 @@ def test_voided_and_amended_events_are_accounted_for(books: Books) -> None:
         assert recount.check() == []
     books.tamper("UPDATE usage_fate SET voided = voided + 1")
     assert any(each.startswith("voided one by one") for each in books.count().differences)
+
+
+def test_what_is_voided_in_a_closed_period_is_given_back_by_the_next_invoice(books: Books) -> None:
+    """Ten calls were billed in January and five came late; eight and all of the late ones are voided."""
+    late = calls("ann", 5, IN_JANUARY, prefix="late-")
+    partition = partition_for("acme", books.settings.usage_partitions)
+    for each in [*late, *calls("ann", 8, IN_JANUARY)]:
+        void = UsageVoided(tenant=TenantId("acme"), source=each.source, id=each.id, reason="a test run")
+        append(books.settings, "acme", void, [partition])
+    end = send(books.settings, "acme", calls("ann", 1, IN_FEBRUARY, prefix="more-"))
+    count_log(books.settings, books.pool)
+    run = books.past.close("ann", positions=end)
+
+    class Known(PostgresSnapshot):
+        def book(self, tenant: TenantId, version: int) -> PriceBookPublished:
+            return next(each for each in books.past.state.catalog.books if each.version == version)
+
+    with postgres.transaction(books.pool) as tx:
+        generation.enter_all(tx)
+        made = rate(Job(TenantId("acme"), 1, run, "test", "test", 1), Known(tx))
+    told = {each.kind: (each.quantity, each.amount) for each in made.lines if each.charge == "calls"}
+    assert told[LineKind.LATE_USAGE] == (Decimal(-8), Money(-4, "USD"))
+    assert told[LineKind.USAGE][0] == 7
+    assert books.past.send(made)[0].event.invoice_id == run.invoice_id
 
 
 @contextmanager
