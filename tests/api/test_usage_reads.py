@@ -117,8 +117,8 @@ def test_sources_and_ids_may_hold_any_sign(usage: Counting, source: str, id: str
 
 def test_a_slash_in_an_id_is_told_from_one_in_a_source() -> None:
     scope = {"type": "http", "raw_path": b"/v1/usage/events/https://a.example/x/a%2Fb%252F"}
-    assert usage_reads._names(Request(scope)) == ("https://a.example/x", "a/b%2F")
-    assert usage_reads._names(Request({"type": "http"})) is None
+    assert usage_reads.names(Request(scope)) == ("https://a.example/x", "a/b%2F")
+    assert usage_reads.names(Request({"type": "http"})) is None
 
 
 def pages(client: Client, path: str, limit: int) -> list[dict[str, Any]]:
