@@ -103,7 +103,12 @@ class TenantState:
 
     def _evolve(self, event: Any) -> None:
         match event:
-            case tenant.TenantRegistered() | tenant.TenantSettingsChanged() | tenant.ClockAdvanced():
+            case (
+                tenant.TenantRegistered()
+                | tenant.TenantSettingsChanged()
+                | tenant.ClockAdvanced()
+                | tenant.UsageSpreadSet()
+            ):
                 self.tenant = tenant.evolve(self.tenant, event)
             case catalog.PriceBookPublished():
                 self.catalog = catalog.evolve(self.catalog, event)
@@ -197,6 +202,8 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
         raise Rejected("unknown_tenant", f"tenant {state.tenant_id!r} is not registered", field="tenant")
     now = seller.now(wall)
     match command:
+        case tenant.SpreadUsage():
+            return [Fact("tenant", each) for each in tenant.spread_usage(seller, command, now)]
         case catalog.PublishPriceBook():
             return [Fact("catalog", each) for each in catalog.decide(state.catalog, command, now)]
         case customer.SetPriceOverride():

@@ -22,6 +22,7 @@ from billing.meter import Aggregation as Aggregation
 from billing.meter import Filter as Filter
 from billing.meter import Meter as Meter
 from billing.meter import check_meter as check_meter
+from billing.placing import Spread
 from billing.tenant import UsageBounds
 
 TEXT_LENGTH_MAX = 256  # of a property; longer values are documents, not dimensions
@@ -72,6 +73,8 @@ class UsageControl:
     """Which event times are accepted."""
     clock: datetime | None = None
     """Present of the tenant's test clock, against which bounds are judged; null: the broker's append time."""
+    spread: tuple[Spread, ...] = ()
+    """Over how many partitions usage is spread, in order of time; empty: the tenant's own one only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A tenant: a seller on this system, with its money, zone, clock and policies.
 
-    (absent) --RegisterTenant--> Registered --ChangeTenantSettings / AdvanceClock--> Registered
+    (absent) --RegisterTenant--> Registered --ChangeTenantSettings / AdvanceClock / SpreadUsage--> Registered
 
 A tenant has the real clock or, if registered with `test_clock`, one that moves only by command.
 """
@@ -15,9 +15,11 @@ from zoneinfo import ZoneInfo
 from billing.discount import CouponOrder
 from billing.errors import CorruptHistory, Rejected
 from billing.money import exponent
+from billing.placing import PARTITIONS_MAX, Spread
 from billing.tax import Jurisdiction, TaxRate, TaxRounding, check_taxes
 
 SPAN_MAX = {"days": 3_660, "minutes": 5_270_400}  # ten years: longer is a mistake, and much longer no date
+SPREAD_MARGIN = timedelta(hours=1)  # for the publisher of control records and the producers to learn of a new spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,16 @@ class AdvanceClock:
     """The new present."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpreadUsage:
+    """Have a seller's usage lie in more partitions of the usage log, or in fewer, from some event time on."""
+
+    partitions: int
+    """How many; 1: as without a spread."""
+    effective_from: datetime | None = None
+    """First event time that is spread so; null: the earliest that no event can have been placed at yet."""
+
+
 Command = RegisterTenant | ChangeTenantSettings | AdvanceClock
 
 
@@ -135,7 +147,17 @@ class ClockAdvanced:
     """The new present."""
 
 
-Event = TenantRegistered | TenantSettingsChanged | ClockAdvanced
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSpreadSet:
+    """A seller's usage lies in so many partitions from some event time on."""
+
+    partitions: int
+    """Of the usage log: the tenant's own and those that follow it."""
+    effective_from: datetime
+    """First event time (UTC) that is spread so; later than that of every earlier spread."""
+
+
+Event = TenantRegistered | TenantSettingsChanged | ClockAdvanced | UsageSpreadSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +173,8 @@ class Registered:
     """As they are now."""
     clock: datetime | None
     """Present of the test clock; None means the real clock."""
+    spread: tuple[Spread, ...] = ()
+    """Over how many partitions usage is spread, in order of time."""
 
     def now(self, wall: datetime) -> datetime:
         """The tenant's present: its test clock if it has one, else `wall`."""
@@ -197,6 +221,31 @@ def decide(state: State, command: Command) -> Sequence[Event]:
             raise Rejected("unknown_tenant", f"{type(command).__name__} needs a registered tenant")
 
 
+def spread_usage(state: Registered, command: SpreadUsage, now: datetime) -> Sequence[UsageSpreadSet]:
+    """The fact that follows from `command`; none if usage is spread so already.
+
+    No event that was accepted by `now` can have a time from `effective_from` on: nothing that lies on the log changes
+    its place.
+
+    Raises:
+        Rejected: too many partitions, or so early that events may have been placed already.
+    """
+    if not 1 <= command.partitions <= PARTITIONS_MAX:
+        said = f"{command.partitions}: allowed are 1 to {PARTITIONS_MAX}"
+        raise Rejected("out_of_range", said, field="partitions")
+    last = state.spread[-1] if state.spread else None
+    asked = None if command.effective_from is None else command.effective_from.astimezone(UTC)
+    if command.partitions == (last.partitions if last else 1) and asked in (None, last and last.effective_from):
+        return []
+    earliest = now + timedelta(minutes=state.settings.bounds.ahead_minutes) + SPREAD_MARGIN
+    if last is not None:
+        earliest = max(earliest, last.effective_from + timedelta(microseconds=1))
+    if asked is not None and asked < earliest:
+        detail = f"events up to {earliest.isoformat()} may have their place already; allowed is that time or later"
+        raise Rejected("too_early", detail, field="effective_from")
+    return [UsageSpreadSet(partitions=command.partitions, effective_from=asked or earliest)]
+
+
 def evolve(state: State, event: Event) -> State:
     """The state after `event`. Total over recorded histories; decides nothing."""
     match state, event:
@@ -206,6 +255,8 @@ def evolve(state: State, event: Event) -> State:
             return replace(s, settings=_changed(settings, event))
         case Registered() as s, ClockAdvanced(to=to):
             return replace(s, clock=to)
+        case Registered(spread=known) as s, UsageSpreadSet() as e:
+            return replace(s, spread=(*known, Spread(effective_from=e.effective_from, partitions=e.partitions)))
         case _:
             raise CorruptHistory(f"{type(event).__name__} after {type(state).__name__}")
 

@@ -1,8 +1,9 @@
 """Tells every usage partition how a tenant's usage is measured, at one place in each partition's order.
 
-Consumes  billing.events, group `meters`: TenantRegistered, PriceBookPublished, ClockAdvanced
+Consumes  billing.events, group `meters`: TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet
 Produces  a UsageControl into every partition of usage.events for each of them, versioned by the event's sequence
-Owns      app.meter_set (each tenant's last control record) and its own place in app.consumer_offset
+Owns      app.meter_set (each tenant's last control record), app.usage_spread (what of it says where usage lies, for
+          all who send) and its own place in app.consumer_offset
 Repeats   safely because a partition ignores a version that is not above its last one: after a crash between sending
           and committing the same records go out again and change nothing
 """
@@ -17,7 +18,8 @@ from billing.catalog import PriceBookPublished
 from billing.envelope import EventEnvelope, EventMeta
 from billing.errors import CorruptHistory
 from billing.metering import UsageControl
-from billing.tenant import ClockAdvanced, TenantRegistered
+from billing.placing import Spread
+from billing.tenant import ClockAdvanced, TenantRegistered, UsageSpreadSet
 from infra import postgres, telemetry
 from infra.errors import Transient
 from infra.kafka import KafkaConfig, Producer, headers
@@ -33,7 +35,7 @@ log = telemetry.logger("services.meters")
 NAME: Final = "meters"
 POLL_S: Final = 0.1
 TROUBLE_S: Final = 1.0
-WANTED: Final = (TenantRegistered, PriceBookPublished, ClockAdvanced)
+WANTED: Final = (TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet)
 
 _PLACES: Final = {"rows": "meters.before_commit", "commit": "meters.after_commit"}
 
@@ -101,6 +103,8 @@ def publishing(send: Send) -> Callable[[postgres.Cursor, EventEnvelope, bytes], 
         control = control_after(decode_usage(bytes(row[0])) if row else None, meta, envelope.event)
         send(control, meta)
         tx.execute(_REMEMBER, (meta.tenant, control.version, encode_usage(control)))
+        for each in control.spread if isinstance(envelope.event, UsageSpreadSet) else ():
+            tx.execute(_REMEMBER_SPREAD, (meta.tenant, each.effective_from, each.partitions))
         log.info("meters published", tenant=meta.tenant, version=control.version, meters=len(control.meters))
 
     return apply
@@ -111,6 +115,13 @@ INSERT INTO app.meter_set (tenant_id, version, control)
 VALUES (%s, %s, %s)
     ON CONFLICT (tenant_id) DO UPDATE
    SET version = EXCLUDED.version, control = EXCLUDED.control
+"""
+
+
+_REMEMBER_SPREAD = """
+INSERT INTO app.usage_spread (tenant_id, effective_from, partitions)
+VALUES (%s, %s, %s)
+    ON CONFLICT DO NOTHING
 """
 
 
@@ -132,6 +143,9 @@ def control_after(known: Any, meta: EventMeta, event: Any) -> UsageControl:
             )
         case UsageControl(), ClockAdvanced(to=to):
             return replace(known, version=meta.sequence, clock=to)
+        case UsageControl(spread=spread), UsageSpreadSet() as e:
+            newer = Spread(effective_from=e.effective_from, partitions=e.partitions)
+            return replace(known, version=meta.sequence, spread=(*spread, newer))
         case UsageControl(), PriceBookPublished(meters=newest):
             meters = {each.key: each for each in (*known.meters, *newest)}
             return replace(known, version=meta.sequence, meters=tuple(meters.values()))

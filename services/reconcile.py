@@ -195,7 +195,7 @@ def events_in(record: Record) -> tuple[str, int]:
     if isinstance(content, UsageVoided | UsageAmended):
         return tenant, 0
     if isinstance(content, UsageControl):
-        return tenant, 0 if misaddressed(record, content, lambda *_: True) is None else 1
+        return tenant, 0 if misaddressed(record, content) is None else 1
     return tenant, max(1, len(content.events))
 
 

@@ -22,7 +22,8 @@ from infra.kafka import KafkaConfig, Record
 from infra.settings import Settings
 from projections import billing_set, generation, usage, usage_pruning
 from services import projector
-from services.usage_aggregator import UsageStore, placing
+from services.usage_aggregator import UsageStore
+from services.usage_placing import Layout
 
 log = telemetry.logger("services.replay")
 
@@ -61,7 +62,7 @@ def subjects(settings: Settings) -> tuple[Subject, ...]:
         return partial(projector.apply, pool, into=into)
 
     def measured(pool: postgres.Pool, into: int) -> Write:
-        return UsageStore(pool, placing(settings), None, into=into).apply
+        return UsageStore(pool, Layout(settings.usage_partitions), None, into=into).apply
 
     return (
         Subject(billing_set.NAME, billing_set.TOPIC, billing, {}),

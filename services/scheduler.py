@@ -1,6 +1,6 @@
 """Finds what is due by its tenant's clock and asks for it: starts of subscriptions and ends of billing periods.
 
-Consumes  projections of subscriptions and tenants; end offsets of usage.events
+Consumes  projections of subscriptions and tenants; the tenants' spreads; end offsets of usage.events
 Produces  ActivateSubscription, CloseBillingPeriod with the position of the usage log at that moment
 Owns      the lease `scheduler`: one leader at a time; another process stands by
 Repeats   safely because the keys name subscription and period, and the handler closes each period once; two leaders
@@ -26,13 +26,15 @@ from infra import postgres, telemetry
 from infra.clock import Clock, SystemClock
 from infra.errors import Conflict, Transient
 from infra.failpoints import failpoint
-from infra.kafka import KafkaConfig, end_offsets, partition_for
+from infra.kafka import KafkaConfig, end_offsets
 from infra.settings import Settings
 from infra.shutdown import on_signals
 from infra.watchdog import beating
 from projections import generation, subscriptions
 from projections.subscriptions import Due
+from services import usage_placing
 from services.commands import CommandClient
+from services.usage_placing import Layout, Spreads
 
 log = telemetry.logger("services.scheduler")
 
@@ -87,15 +89,20 @@ class Scheduler:
         commands: Commands,
         clock: Clock,
         *,
-        usage_partitions: int,
+        layout: Layout,
+        spreads: Callable[[Iterable[str]], Mapping[str, Spreads]],
     ) -> None:
-        """`due` gives at most so many; `ends` the end of each partition of the usage log, read when it is called."""
+        """`due` gives at most so many; `ends` the end of each partition of the usage log, read when it is called.
+
+        `spreads`: of those of the tenants that have one.
+        """
         self._leadership = leadership
         self._due = due
         self._ends = ends
         self._commands = commands
         self._clock = clock
-        self._usage_partitions = usage_partitions
+        self._layout = layout
+        self._spreads = spreads
         self._sent: dict[Wish, _Sent] = {}
 
     @property
@@ -168,13 +175,17 @@ class Scheduler:
         if not fresh:
             return
         # The cut of each period: read after the period was over and the grace had passed.
-        closing = {self._partition(each) for each in fresh.values() if not each.scheduled}
-        ends = self._ends(sorted(closing)) if closing else {}
+        # Every partition that may hold usage of the tenant, of whatever time: late usage of periods before comes along.
+        closing = {each.tenant for each in fresh.values() if not each.scheduled}
+        spreads = self._spreads(sorted(closing)) if closing else {}
+        touched = {each: self._layout.touched(each, spreads.get(each, ())) for each in closing}
+        ends = self._ends(sorted({each for some in touched.values() for each in some})) if closing else {}
         failpoint("scheduler.before_send")
         for wish, each in fresh.items():
             refusals = self._sent[wish].refusals if wish in self._sent else 0
             try:
-                result = self._commands.ask(each.tenant, self._command(each, ends), key=wish[1], actor=NAME)
+                positions = () if each.scheduled else _positions(touched[each.tenant], ends)
+                result = self._commands.ask(each.tenant, _command(each, positions), key=wish[1], actor=NAME)
             except Rejected as e:
                 log.error("cannot be asked for", tenant=wish[0], key=wish[1], reason=str(e))
                 self._sent[wish] = _Sent(None, self._clock.monotonic_s() + REFUSED_MAX_S)
@@ -182,19 +193,16 @@ class Scheduler:
             self._sent[wish] = _Sent(result, self._clock.monotonic_s() + UNANSWERED_S, refusals)
         failpoint("scheduler.after_send")
 
-    def _command(self, due: Due, ends: Mapping[int, int]) -> ActivateSubscription | CloseBillingPeriod:
-        subscription = SubscriptionId(due.subscription_id)
-        if due.scheduled:
-            return ActivateSubscription(subscription_id=subscription)
-        partition = self._partition(due)
-        return CloseBillingPeriod(
-            subscription_id=subscription,
-            period_end=due.boundary,
-            positions=(PartitionPosition(partition=partition, offset=ends[partition]),),
-        )
 
-    def _partition(self, due: Due) -> int:
-        return partition_for(due.tenant, self._usage_partitions)
+def _positions(partitions: Iterable[int], ends: Mapping[int, int]) -> tuple[PartitionPosition, ...]:
+    return tuple(PartitionPosition(partition=each, offset=ends[each]) for each in partitions)
+
+
+def _command(due: Due, positions: tuple[PartitionPosition, ...]) -> ActivateSubscription | CloseBillingPeriod:
+    subscription = SubscriptionId(due.subscription_id)
+    if due.scheduled:
+        return ActivateSubscription(subscription_id=subscription)
+    return CloseBillingPeriod(subscription_id=subscription, period_end=due.boundary, positions=positions)
 
 
 def key_of(due: Due) -> str:
@@ -260,7 +268,12 @@ def main(settings: Settings) -> int:
         def ends(partitions: Iterable[int]) -> Mapping[int, int]:
             return end_offsets(config, USAGE, list(partitions))
 
-        scheduler = Scheduler(leadership, due, ends, commands, clock, usage_partitions=settings.usage_partitions)
+        def spreads(tenants: Iterable[str]) -> Mapping[str, Spreads]:
+            with postgres.transaction(pool) as tx:
+                return usage_placing.spreads(tx, tenants)
+
+        layout = Layout(settings.usage_partitions)
+        scheduler = Scheduler(leadership, due, ends, commands, clock, layout=layout, spreads=spreads)
         pulse = beating(settings)
         while not stop.is_set():
             pulse.beat()

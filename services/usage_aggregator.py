@@ -23,13 +23,14 @@ from infra import faust_app, postgres, telemetry
 from infra.errors import Conflict
 from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
-from infra.kafka import KafkaConfig, Position, Producer, headers, partition_for
+from infra.kafka import KafkaConfig, Position, Producer, headers
 from infra.settings import Settings
 from projections import generation, usage, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services import usage_correcting, usage_pruning
-from services.usage_intake import WHOLE_RECORD, Fates, Judged, Placed, Refusal, judge
+from services.usage_intake import WHOLE_RECORD, Fates, Judged, Refusal, judge
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
+from services.usage_placing import Layout
 from services.usage_series import KnownSeries
 
 log = telemetry.logger("services.usage_aggregator")
@@ -54,7 +55,9 @@ def main(settings: Settings) -> int:
     pool = postgres.worker_pool(settings)
     producer = Producer(KafkaConfig.of(settings))
     threading.Thread(target=usage_pruning.run, args=(settings, threading.Event()), name="pruning", daemon=True).start()
-    return faust_app.run(build(settings, pool, UsageStore(pool, placing(settings), publisher(producer))))
+    return faust_app.run(
+        build(settings, pool, UsageStore(pool, Layout(settings.usage_partitions), publisher(producer)))
+    )
 
 
 def build(settings: Settings, pool: postgres.Pool, store: UsageStore) -> App:
@@ -87,11 +90,6 @@ def build(settings: Settings, pool: postgres.Pool, store: UsageStore) -> App:
             applying = asyncio.ensure_future(apply(batch, foreseen))
 
     return app
-
-
-def placing(settings: Settings) -> Placed:
-    """Where a tenant's usage belongs."""
-    return lambda tenant, partition: partition_for(tenant, settings.usage_partitions) == partition
 
 
 def publisher(producer: Producer) -> Publish:
@@ -146,11 +144,11 @@ class UsageStore:
     """Applies micro-batches to one generation of the projection set `usage`."""
 
     def __init__(
-        self, pool: postgres.Pool, placed: Placed, publish: Publish | None, *, into: int | None = None
+        self, pool: postgres.Pool, layout: Layout, publish: Publish | None, *, into: int | None = None
     ) -> None:
         """`into`: the generation to write; None follows the current one. `publish`: None while rebuilding."""
         self._pool = pool
-        self._placed = placed
+        self._layout = layout
         self._publish = publish
         self._into = into
         self._known: dict[int, _Known] = {}
@@ -166,7 +164,7 @@ class UsageStore:
         """Judge `batch` while another is applied; None if too little is known yet. In the order of `apply`."""
         for base in (self._ahead.get(batch.partition), self._known.get(batch.partition)):
             if base is not None and batch and batch.follows <= base.next_offset <= batch[0].offset:
-                judged = judge(batch, base.controls, self._placed)
+                judged = judge(batch, base.controls, self._layout)
                 after = _Known(base.generation, batch.next_offset, base.controls | judged.controls)
                 self._ahead[batch.partition] = after
                 return Foreseen(base, judged)
@@ -208,7 +206,7 @@ class UsageStore:
             known = _Known(number, stored, _controls(tx, batch.partition))
         judged = self._judged_ahead(batch, foreseen, known)
         if judged is None:
-            judged = judge([each for each in batch if each.offset >= stored], known.controls, self._placed)
+            judged = judge([each for each in batch if each.offset >= stored], known.controls, self._layout)
         series = self._write(tx, number, batch.partition, judged)
         failpoint("usage.before_commit")
         return _Known(number, batch.next_offset, known.controls | judged.controls), series, judged

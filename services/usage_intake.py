@@ -22,6 +22,7 @@ from billing.metering import (
     UsageControl,
     UsageVoided,
 )
+from billing.placing import partition_of, width_at
 from infra.kafka import Record
 from projections.usage import Taken
 from projections.usage_rows import Arrival, Place, Series
@@ -29,12 +30,10 @@ from schemas.codec import UsageRecords, decode_usage_records, encode_usage
 from schemas.errors import DecodeError
 from services.usage_identity import content_of, identity_bytes
 from services.usage_measuring import EPOCH, Measuring, RawEvent, event_of, is_name, raw_of
+from services.usage_placing import Layout
 
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
 _MICROSECOND = timedelta(microseconds=1)
-
-Placed = Callable[[str, int], bool]
-"""Whether a tenant's usage belongs into a partition."""
 
 
 @dataclass(slots=True)
@@ -156,7 +155,7 @@ class Judged:
         return known
 
 
-def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: Placed) -> Judged:
+def judge(records: Iterable[Record], controls: Mapping[str, Measuring], layout: Layout) -> Judged:
     """What `records`, one partition's in order, come to when the partition measures by `controls` at their start."""
     first = judged = Judged()
     places: dict[str, dict[bytes, int]] = {}
@@ -168,13 +167,13 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
             continue
         if isinstance(content, UsageVoided | UsageAmended):
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            _judge_correction(judged, record, content, known, placed)
+            _judge_correction(judged, record, content, known, layout)
             continue
         if judged.corrections:
             judged.following = Judged(controls=judged.controls)
             judged, places = judged.following, {}
         count = len(content.events) if isinstance(content, UsageRecords) else 1
-        if refusal := misaddressed(record, content, placed):
+        if refusal := misaddressed(record, content):
             _refuse_record(judged, record, told_tenant(content.tenant), max(count, 1), *refusal)
         elif isinstance(content, UsageControl):
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
@@ -184,17 +183,20 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], placed: 
             _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
         else:
             measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring)
+            if refusal := _misplaced_record(record, content.tenant, measuring, layout):
+                _refuse_record(judged, record, content.tenant, count, *refusal)
+            else:
+                _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring, layout)
     return first
 
 
 def _judge_correction(
-    judged: Judged, record: Record, content: UsageVoided | UsageAmended, measuring: Measuring | None, placed: Placed
+    judged: Judged, record: Record, content: UsageVoided | UsageAmended, measuring: Measuring | None, layout: Layout
 ) -> None:
     """An amendment must be an event that would be accepted now; if it is not, the old one stays."""
     told = content.event if isinstance(content, UsageAmended) else content
     tenant = told_tenant(content.tenant)
-    if refusal := misaddressed(record, content, placed):
+    if refusal := misaddressed(record, content) or _misplaced_record(record, tenant, measuring, layout):
         _refuse_record(judged, record, tenant, 0, *refusal, source=told.source, id=told.id)
         return
     if measuring is None:
@@ -207,6 +209,8 @@ def _judge_correction(
         raw = raw_of(content.event)
         try:
             made = measuring.contributions(raw, appended_us)
+            if measuring.control.spread:  # by its new time it stays where copies of either meet
+                _check_place(raw, measuring.control, record.partition, layout)
         except Rejected as e:
             _refuse_record(judged, record, tenant, 0, e.code, e.detail, f"event.{e.field}", told.source, told.id)
             return
@@ -224,7 +228,12 @@ def _measuring(known: Measuring | None, control: UsageControl, record: Record) -
 
 
 def _judge_batch(
-    judged: Judged, places: dict[bytes, int], record: Record, batch: UsageRecords, measuring: Measuring | None
+    judged: Judged,
+    places: dict[bytes, int],
+    record: Record,
+    batch: UsageRecords,
+    measuring: Measuring | None,
+    layout: Layout,
 ) -> None:
     """`places`: of the tenant's claims by identity. The loop that all usage passes: each step counts."""
     if measuring is None:
@@ -237,10 +246,12 @@ def _judge_batch(
     appended_us = (record.appended_at - EPOCH) // _MICROSECOND
     place = Place(tenant, record.offset, appended_us)
     judged._records[record.offset] = record
-    claims, measure = judged.claims, measuring.contributions
+    claims, measure, is_spread = judged.claims, measuring.contributions, bool(measuring.control.spread)
     for index, raw in enumerate(batch.events):
         try:
             contributions = measure(raw, appended_us)
+            if is_spread:
+                _check_place(raw, measuring.control, record.partition, layout)
         except Rejected as refused:
             fates.rejected += 1
             judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
@@ -257,6 +268,32 @@ def _judge_batch(
 _UNKNOWN = "tenant {!r} is not registered, or its registration has not reached this partition yet"
 
 
+def _misplaced_record(
+    record: Record, tenant: str, measuring: Measuring | None, layout: Layout
+) -> tuple[str, str, str] | None:
+    """Reason, detail and field if no usage of the tenant belongs into the record's partition."""
+    home = layout.home(tenant)
+    if measuring is None or not measuring.control.spread:
+        if record.partition == home:
+            return None
+        said = f"partition {record.partition} is not the tenant's, {home} is: the partitioner must be murmur2_random"
+        return "key_mismatch", said, "partition"
+    belonging = layout.touched(tenant, measuring.control.spread)
+    if record.partition in belonging:
+        return None
+    return "key_mismatch", f"partition {record.partition} is none of the tenant's: {belonging}", "partition"
+
+
+def _check_place(raw: RawEvent, control: UsageControl, partition: int, layout: Layout) -> None:
+    """Raises `Rejected` if an event, in order otherwise, belongs into another partition than its copies would."""
+    width = width_at(control.spread, EPOCH + timedelta(microseconds=raw["time"]))
+    home = layout.home(control.tenant)
+    right = partition_of(home, layout.partitions, width, raw["source"], raw["id"])
+    if right != partition:
+        said = f"it lies in partition {partition}; usage of its time is spread over {width}, it belongs into {right}"
+        raise Rejected("key_mismatch", said, field="partition")
+
+
 def _instant(us: int) -> datetime:
     """The same, or the first that a calendar knows."""
     try:
@@ -266,9 +303,9 @@ def _instant(us: int) -> datetime:
 
 
 def misaddressed(
-    record: Record, content: UsageRecords | UsageControl | UsageVoided | UsageAmended, placed: Placed
+    record: Record, content: UsageRecords | UsageControl | UsageVoided | UsageAmended
 ) -> tuple[str, str, str] | None:
-    """Reason, detail and field if key, headers or partition do not belong to the tenant in the record."""
+    """Reason, detail and field if key or headers do not belong to the tenant in the record."""
     tenant = content.tenant
     if not is_name(tenant):
         return "invalid_tenant", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", "tenant"
@@ -276,9 +313,6 @@ def misaddressed(
         return "key_mismatch", f"the record's key is {record.key!r:.80}; it must be the tenant, {tenant!r}", "key"
     if "tenant" in record.repeated or record.headers.get("tenant") != tenant.encode():
         return "header_mismatch", f"the header `tenant` must be given once, as {tenant!r}", "headers.tenant"
-    if not isinstance(content, UsageControl) and not placed(tenant, record.partition):
-        detail = f"partition {record.partition} is not the tenant's: the partitioner must be murmur2_random"
-        return "key_mismatch", detail, "partition"
     return None
 
 

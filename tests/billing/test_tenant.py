@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from billing.tenant import AdvanceClock, ClockAdvanced, Policies, TenantRegistered, UsageBounds
+from billing.tenant import (
+    SPREAD_MARGIN,
+    AdvanceClock,
+    ClockAdvanced,
+    Policies,
+    SpreadUsage,
+    TenantRegistered,
+    UsageBounds,
+    UsageSpreadSet,
+)
 from tests.billing.tenants import BOOK, FEBRUARY, JANUARY, REGISTER, Life, taxed, until
 
 REAL_CLOCK = replace(REGISTER, test_clock=None)
@@ -76,3 +85,38 @@ def test_events_occur_at_the_test_clock_and_are_recorded_at_the_real_one() -> No
 def test_events_of_a_tenant_with_the_real_clock_occur_when_they_are_recorded() -> None:
     life = Life().given(REAL_CLOCK).later(timedelta(days=3)).when(BOOK)
     assert life.envelopes[-1].meta.occurred_at == life.wall
+
+
+EARLIEST = JANUARY + timedelta(days=1) + SPREAD_MARGIN  # events may be a day ahead
+
+
+def test_usage_is_spread_from_the_first_time_that_no_event_can_have_yet() -> None:
+    Life().given(REGISTER).when(SpreadUsage(partitions=3)).then(UsageSpreadSet(partitions=3, effective_from=EARLIEST))
+
+
+def test_usage_is_not_spread_at_times_that_events_may_have_already() -> None:
+    early = EARLIEST - timedelta(microseconds=1)
+    Life().given(REGISTER).when(SpreadUsage(partitions=3, effective_from=early)).then_rejected(
+        "too_early", "effective_from"
+    )
+
+
+def test_a_spread_follows_the_one_before_in_time_and_may_shrink() -> None:
+    spread = SpreadUsage(partitions=3, effective_from=FEBRUARY)
+    life = Life().given(REGISTER, spread)
+    life.when(SpreadUsage(partitions=2, effective_from=FEBRUARY)).then_rejected("too_early", "effective_from")
+    life.when(SpreadUsage(partitions=1)).then(
+        UsageSpreadSet(partitions=1, effective_from=FEBRUARY + timedelta(microseconds=1))
+    )
+
+
+def test_spreading_as_it_is_changes_nothing() -> None:
+    spread = SpreadUsage(partitions=3, effective_from=FEBRUARY)
+    Life().given(REGISTER).when(SpreadUsage(partitions=1)).then()
+    Life().given(REGISTER, spread).when(spread).then()
+    Life().given(REGISTER, spread).when(SpreadUsage(partitions=3)).then()
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 257])
+def test_a_spread_has_a_sane_width(partitions: int) -> None:
+    Life().given(REGISTER).when(SpreadUsage(partitions=partitions)).then_rejected("out_of_range", "partitions")

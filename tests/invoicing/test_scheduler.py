@@ -11,6 +11,7 @@ import pytest
 
 from billing.envelope import CommandResult
 from billing.invoicing import PartitionPosition
+from billing.placing import Spread
 from billing.subscription import (
     Absent,
     ActivateSubscription,
@@ -25,6 +26,7 @@ from infra.kafka import partition_for
 from projections.subscriptions import Due
 from services import scheduler as scheduling
 from services.scheduler import Scheduler
+from services.usage_placing import Layout, Spreads
 from tests.invoicing.airline import FEBRUARY, MARCH, TENANT, ManualClock, add_airline, advance, open_airport
 from tests.invoicing.handler import MemoryHandler
 
@@ -41,7 +43,8 @@ class World:
         self.frozen: list[Due] | None = None
         self.ends = 100
         self.limits: list[int] = []
-        self.scheduler = Scheduler(self, self.due, self.ends_of, self.handler, self.clock, usage_partitions=PARTITIONS)
+        self.spread: Spreads = ()
+        self.scheduler = self.another()
         open_airport(self.handler)
 
     def held(self) -> bool:
@@ -65,6 +68,17 @@ class World:
             if boundary <= now:
                 found.append(Due(TENANT, name, customer, isinstance(state, Scheduled), boundary, now))
         return sorted(found, key=lambda each: (each.boundary, each.subscription_id))
+
+    def another(self) -> Scheduler:
+        return Scheduler(
+            self,
+            self.due,
+            self.ends_of,
+            self.handler,
+            self.clock,
+            layout=Layout(PARTITIONS),
+            spreads=lambda _tenants: {TENANT: self.spread} if self.spread else {},
+        )
 
     def ends_of(self, partitions: Iterable[int]) -> Mapping[int, int]:
         return dict.fromkeys(partitions, self.ends)
@@ -93,6 +107,18 @@ def test_each_period_that_is_over_is_closed_in_turn_at_the_end_of_the_usage_log(
     assert [each.span.period.end for each in closed] == [FEBRUARY, MARCH]
     expected = PartitionPosition(partition=partition_for(TENANT, PARTITIONS), offset=100)
     assert closed[0].run.cut.positions == (expected,)
+
+
+def test_a_period_is_closed_at_the_end_of_every_partition_that_usage_was_ever_spread_over(world: World) -> None:
+    world.spread = (Spread(effective_from=FEBRUARY, partitions=3), Spread(effective_from=MARCH, partitions=2))
+    add_airline(world.handler, "UA")
+    advance(world.handler, FEBRUARY)
+    for _ in range(3):
+        world.scheduler.step()
+    (closed,) = world.handler.events(BillingPeriodClosed)
+    home = partition_for(TENANT, PARTITIONS)
+    touched = sorted((home + each) % PARTITIONS for each in range(3))
+    assert [each.partition for each in closed.run.cut.positions] == touched
 
 
 def test_what_was_asked_for_is_not_asked_again_while_the_projection_lags(world: World) -> None:
@@ -189,7 +215,7 @@ def test_only_the_leader_asks(world: World) -> None:
 def test_two_leaders_for_a_moment_close_each_period_once(world: World) -> None:
     add_airline(world.handler, "UA")
     advance(world.handler, FEBRUARY)
-    second = Scheduler(world, world.due, world.ends_of, world.handler, world.clock, usage_partitions=PARTITIONS)
+    second = world.another()
     for _ in range(4):
         world.scheduler.step()
         world.frozen = None

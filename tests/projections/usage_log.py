@@ -15,7 +15,8 @@ from infra.kafka import KafkaConfig, Producer, headers, partition_for
 from infra.settings import Settings
 from projections import generation, usage
 from schemas.codec import UsageMessage, encode_usage, fingerprint_of
-from services.usage_aggregator import UsageStore, placing
+from services.usage_aggregator import UsageStore
+from services.usage_placing import Layout
 from tests.projections.history import CALLS
 
 SENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,7 +72,7 @@ def append(settings: Settings, tenant: str, message: UsageMessage | bytes, parti
 
 def count_log(settings: Settings, pool: postgres.Pool) -> None:
     """Bring the live generation of usage to the end of its log."""
-    store = UsageStore(pool, placing(settings), None)
+    store = UsageStore(pool, Layout(settings.usage_partitions), None)
     partitions = range(settings.usage_partitions)
     with postgres.transaction(pool) as tx:
         number = generation.current(tx, usage.SET)

@@ -12,6 +12,7 @@ from billing.meter import check_meter
 from billing.metering import Aggregation, Meter, readings
 from services.meter_expressions import check_expressions, formula
 from services.usage_intake import judge
+from services.usage_placing import Layout
 from tests.usage.making import batch, control, event, opened
 
 SIZE = Meter(
@@ -70,7 +71,7 @@ def test_what_an_expression_gives_is_as_large_as_a_value_may_be() -> None:
 def test_one_event_that_fails_loses_nothing_else() -> None:
     log = opened(meters=[SIZE])
     log.append(batch(event("1", kind="read"), event("2", kind="read", times="3"), event("3", kind="other")))
-    made = judge(log.records, {}, lambda *_: True)
+    made = judge(log.records, {}, Layout(1))
     claims = made.settle({})
     assert [[each.number for each in claim.contributions] for claim in claims] == [["3"], []]
     (refusal,) = made.refusals
@@ -105,6 +106,6 @@ def test_a_control_record_with_a_bad_expression_refuses_its_events_alone() -> No
     log = opened(meters=[meter(event_type="other", value="bytes", condition="1 +"), meter(key="n", value="bytes")])
     log.append(batch(event("1", type="other"), event("2")))
     log.append(control(version=2, meters=[meter(key="n", value="bytes")]))
-    made = judge(log.records, {}, lambda *_: True)
+    made = judge(log.records, {}, Layout(1))
     assert len(made.settle({})) == 1
     assert [each.usage.reason for each in made.refusals] == ["expression_failed"]

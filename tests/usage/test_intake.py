@@ -20,15 +20,12 @@ from services.meter_expressions import formula
 from services.usage_identity import content_of, identity_of
 from services.usage_intake import Judged, judge
 from services.usage_measuring import EPOCH, Measuring
+from services.usage_placing import Layout
 from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
 
 
-def everywhere(_tenant: str, _partition: int) -> bool:
-    return True
-
-
-def judged(log: Log, placed: Any = everywhere) -> Judged:
-    return judge(log.records, {}, placed)
+def judged(log: Log, partitions: int = 1) -> Judged:
+    return judge(log.records, {}, Layout(partitions))
 
 
 def reasons(made: Judged) -> list[tuple[str, str]]:
@@ -147,7 +144,8 @@ def test_a_record_that_is_not_its_tenants_is_refused_whole(how: dict[str, Any], 
 def test_usage_in_a_partition_that_is_not_the_tenants_is_refused() -> None:
     log = opened()
     log.append(batch(event("1")))
-    assert reasons(judged(log, lambda *_: False)) == [("key_mismatch", "partition")]
+    assert Layout(6).home(TENANT) == log.partition != Layout(5).home(TENANT)
+    assert reasons(judged(log, 5)) == [("key_mismatch", "partition")]
 
 
 def test_a_control_record_is_not_believed_under_another_tenants_key() -> None:

@@ -1,0 +1,58 @@
+"""Where usage belongs on the log: the tenants' spreads as they were published, and the partition of each event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from billing.metering import UsageEvent
+from billing.placing import Spread, partition_of, touched, width_at
+from infra.kafka import partition_for
+from infra.postgres import Cursor
+
+Spreads = tuple[Spread, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The usage log: how many partitions it has, and whose home each is."""
+
+    partitions: int
+
+    def home(self, tenant: str) -> int:
+        """The partition of the tenant's key."""
+        return partition_for(tenant, self.partitions)
+
+    def place(self, tenant: str, spread: Spreads, event: UsageEvent) -> int:
+        """The partition of an event, in every version of the spread that will ever be."""
+        return partition_of(self.home(tenant), self.partitions, width_at(spread, event.time), event.source, event.id)
+
+    def touched(self, tenant: str, spread: Spreads) -> tuple[int, ...]:
+        """Every partition in which usage of the tenant may lie."""
+        return touched(self.home(tenant), self.partitions, spread)
+
+    def divided(self, tenant: str, spread: Spreads, events: Sequence[UsageEvent]) -> dict[int, list[UsageEvent]]:
+        """`events` by the partition of each, their order kept."""
+        if not spread:
+            return {self.home(tenant): list(events)}
+        found: dict[int, list[UsageEvent]] = {}
+        for each in events:
+            found.setdefault(self.place(tenant, spread, each), []).append(each)
+        return found
+
+
+def spreads(tx: Cursor, tenants: Iterable[str]) -> dict[str, Spreads]:
+    """The published spread of each of `tenants` that has one. `tx` reads as a worker, or as one of them."""
+    rows = tx.execute(
+        "SELECT tenant_id, effective_from, partitions FROM app.usage_spread WHERE tenant_id = ANY(%s) ORDER BY 1, 2",
+        (sorted(set(tenants)),),
+    ).fetchall()
+    found: dict[str, Spreads] = {}
+    for tenant, since, partitions in rows:
+        found[tenant] = (*found.get(tenant, ()), Spread(effective_from=since, partitions=partitions))
+    return found
+
+
+def spread_of(tx: Cursor, tenant: str) -> Spreads:
+    """The published spread of `tenant`."""
+    return spreads(tx, [tenant]).get(tenant, ())
