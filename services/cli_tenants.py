@@ -1,13 +1,18 @@
-"""`tallybook tenants`: who sells on this system."""
+"""`tallybook tenants`: who sells on this system, and how their usage is spread over the log."""
 
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 from pydantic import TypeAdapter
 
-from services import cli_world, read_models
+from billing.envelope import Outcome
+from billing.errors import Rejected
+from billing.tenant import SpreadUsage
+from services import cli_clock, cli_world, read_models
+from services.commands import CommandClient
 from services.read_rows import TenantRow
 
 
@@ -16,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Who sells on this system.", no_args_is_help=True)
     app.add_typer(group, name="tenants")
     group.command("list")(listed)
+    group.command()(spread)
 
 
 def listed(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
@@ -27,6 +33,37 @@ def listed(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         return
     shown = [(row.tenant, row.name, row.currency, row.zone, _clock(row), f"{row.last_sequence:,}") for row in rows]
     typer.echo(cli_world.table(("tenant", "name", "currency", "zone", "clock", "events"), shown, right=("events",)))
+
+
+def spread(
+    tenant: Annotated[str, typer.Argument(help="Whose usage.")],
+    partitions: Annotated[int, typer.Argument(help="Of the usage log: the tenant's own and those that follow it.")],
+    since: Annotated[
+        str | None, typer.Option("--from", help="First event time; default: the earliest that is safe.")
+    ] = None,
+) -> None:
+    """Spread a large tenant's usage over several partitions of the usage log, or fewer, from some event time on.
+
+    What lies on the log stays where it is. Producers must know of the new spread before that time.
+    """
+    settings = cli_world.settings()
+    if not 1 <= partitions <= settings.usage_partitions:
+        said = f"{partitions}: allowed are 1 to {settings.usage_partitions}, as the usage log has"
+        raise typer.BadParameter(said, param_hint="PARTITIONS")
+    with cli_world.reading(settings) as tx:
+        row = read_models.tenant(tx, cli_world.the_tenant(tx, tenant))
+    assert row is not None
+    command = SpreadUsage(
+        partitions=partitions, effective_from=None if since is None else cli_clock.instant(since, row.zone, "--from")
+    )
+    with CommandClient(settings) as client:
+        result = client.request(tenant, command, key=f"cli:spread:{uuid4().hex}", actor=cli_world.ACTOR)
+    if result.outcome is Outcome.REJECTED:
+        raise Rejected(result.code, result.detail, field=result.field)
+    if not result.last_sequence:
+        typer.echo(f"{tenant}: usage is spread over {partitions} already; nothing changed")
+        return
+    typer.echo(f"{tenant}: usage will be spread over {partitions} partitions; GET /v1/usage/spread tells since when")
 
 
 def _clock(row: TenantRow) -> str:

@@ -14,7 +14,14 @@ import typer
 
 from infra.errors import Transient
 from infra.settings import Settings
-from services import cli_usage_correct, cli_usage_import, cli_usage_query, cli_usage_rejected, cli_world
+from services import (
+    cli_usage_correct,
+    cli_usage_import,
+    cli_usage_query,
+    cli_usage_rejected,
+    cli_world,
+    usage_placing,
+)
 from services.cli_usage_import import QUIET, with_progress
 from services.cli_usage_rejected import position
 from services.usage_file import Fault, Format, Line, format_of, read
@@ -144,7 +151,12 @@ def deliver(lines: Iterator[Line], tenant: str, source: str, settings: Settings)
     client = settings.kafka_client()
     bootstrap = client.pop("bootstrap.servers")
     producer = UsageProducer(
-        bootstrap, tenant, source=source, topic_prefix=settings.topic_prefix, kafka={**client, **QUIET}
+        bootstrap,
+        tenant,
+        source=source,
+        spread=usage_placing.published_to(settings, tenant),
+        topic_prefix=settings.topic_prefix,
+        kafka={**client, **QUIET},
     )
     try:
         producer.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,11 @@ import typer
 from billing.ids import TenantId
 from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from infra.kafka import KafkaConfig, Producer
+from infra.settings import Settings
 from services import cli_world
 from services.usage_file import Fault, Format, format_of, read
 from services.usage_measuring import event_of
+from services.usage_placing import Layout, Spreads, spread_of
 from services.usage_sending import send
 from tallybook_sdk import UsageEvent as SentEvent
 from tallybook_sdk.event import as_record
@@ -44,8 +47,9 @@ def void(
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
         chosen = TenantId(cli_world.the_tenant(tx, tenant))
+        spread = spread_of(tx, chosen)
     voids = [UsageVoided(tenant=chosen, source=source, id=id, reason=reason) for id in ids]
-    send(Producer(KafkaConfig.of(settings)), voids, "tallybook/cli", datetime.now(UTC))
+    _send(settings, voids, spread)
     print(f"{len(voids):,} voids are on Kafka")
 
 
@@ -75,9 +79,15 @@ def amend(
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
         chosen = TenantId(cli_world.the_tenant(tx, tenant))
+        spread = spread_of(tx, chosen)
     amendments = [UsageAmended(tenant=chosen, event=_event(each.event, source), reason=reason) for each in lines]
-    send(Producer(KafkaConfig.of(settings)), amendments, "tallybook/cli", datetime.now(UTC))
+    _send(settings, amendments, spread)
     print(f"{len(amendments):,} amendments are on Kafka")
+
+
+def _send(settings: Settings, corrections: Sequence[UsageVoided | UsageAmended], spread: Spreads) -> None:
+    producer, layout = Producer(KafkaConfig.of(settings)), Layout(settings.usage_partitions)
+    send(producer, corrections, layout, spread, sender="tallybook/cli", now=datetime.now(UTC))
 
 
 def _event(each: SentEvent | Fault, source: str) -> UsageEvent:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from infra import failpoints
 from infra.errors import Transient
 from infra.settings import Settings
+from services import usage_placing
 from services.usage_file import Format, Line, Mark, format_of
 from services.usage_import import Import, Job, Outcome, mark_of
 from tallybook_sdk import NotDelivered, Unreachable, UsageProducer
@@ -66,7 +67,12 @@ def _run(job: Job, mark: Mark, settings: Settings, *, quiet: bool) -> Outcome:
     client = settings.kafka_client()
     bootstrap = client.pop("bootstrap.servers")
     producer = UsageProducer(
-        bootstrap, job.tenant, source=job.source, topic_prefix=settings.topic_prefix, kafka={**client, **QUIET}
+        bootstrap,
+        job.tenant,
+        source=job.source,
+        spread=usage_placing.published_to(settings, job.tenant),
+        topic_prefix=settings.topic_prefix,
+        kafka={**client, **QUIET},
     )
     try:
         producer.check()

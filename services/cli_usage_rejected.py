@@ -18,6 +18,7 @@ from projections import generation, usage_events
 from projections.usage_events import Place, Refused
 from services import cli_world
 from services.usage_log import UsageLog, event_in
+from services.usage_placing import Layout
 from services.usage_requeue import HOPELESS, Requeued, counted_since, requeue
 
 REFUSED = 1
@@ -128,13 +129,14 @@ def again(
 def _requeue(settings: Settings, tx: Cursor, refusals: list[Refused], *, dry_run: bool) -> list[Requeued]:
     """In pages, the oldest first."""
     done: list[Requeued] = []
+    layout = Layout(settings.usage_partitions)
     producer = None if dry_run else Producer(KafkaConfig.of(settings))
     oldest_first = refusals[::-1]
     with closing(UsageLog(KafkaConfig.of(settings))) as log:
         for at in range(0, len(oldest_first), PAGE):
             page = oldest_first[at : at + PAGE]
             records = log.records(each.place[:2] for each in page)
-            done += requeue(tx, records, page, producer, datetime.now(UTC))
+            done += requeue(tx, records, page, producer, datetime.now(UTC), layout)
     return done
 
 

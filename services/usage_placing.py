@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from billing.metering import UsageEvent
+import tallybook_sdk
+from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from billing.placing import Spread, partition_of, touched, width_at
+from infra import postgres
 from infra.kafka import partition_for
 from infra.postgres import Cursor
+from infra.settings import Settings
 
 Spreads = tuple[Spread, ...]
 
@@ -30,6 +33,15 @@ class Layout:
     def touched(self, tenant: str, spread: Spreads) -> tuple[int, ...]:
         """Every partition in which usage of the tenant may lie."""
         return touched(self.home(tenant), self.partitions, spread)
+
+    def correcting(self, spread: Spreads, correction: UsageVoided | UsageAmended) -> tuple[int, ...]:
+        """Where a correction goes: a void, which tells no time, to each partition that the event may lie in."""
+        tenant = correction.tenant
+        if isinstance(correction, UsageAmended):
+            return (self.place(tenant, spread, correction.event),)
+        home, widths = self.home(tenant), {1, *(each.partitions for each in spread)}
+        told = correction.source, correction.id
+        return tuple(sorted({partition_of(home, self.partitions, width, *told) for width in widths}))
 
     def divided(self, tenant: str, spread: Spreads, events: Sequence[UsageEvent]) -> dict[int, list[UsageEvent]]:
         """`events` by the partition of each, their order kept."""
@@ -56,3 +68,17 @@ def spreads(tx: Cursor, tenants: Iterable[str]) -> dict[str, Spreads]:
 def spread_of(tx: Cursor, tenant: str) -> Spreads:
     """The published spread of `tenant`."""
     return spreads(tx, [tenant]).get(tenant, ())
+
+
+def published_to(settings: Settings, tenant: str) -> tallybook_sdk.Spread | None:
+    """The tenant's spread as the SDK takes it; None if there is none.
+
+    Where only Kafka is known, no spread is: usage that belongs elsewhere is refused then, and can be requeued.
+    """
+    if not settings.postgres and not settings.postgres_worker:
+        return None
+    url = postgres.worker_url(settings)
+    with postgres.connect(url) as connection, connection.cursor() as tx, postgres.translated():
+        spread = spread_of(tx, tenant)
+    versions = tuple((each.effective_from, each.partitions) for each in spread)
+    return tallybook_sdk.Spread(settings.usage_partitions, versions) if versions else None

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from billing.errors import Rejected
 from billing.ids import TenantId
-from billing.metering import UsageAmended, UsageBatch, UsageVoided
+from billing.metering import UsageAmended, UsageBatch, UsageEvent, UsageVoided
 from infra.kafka import Producer, Record, headers
 from infra.postgres import Cursor
 from projections import generation, usage_events
@@ -25,6 +25,7 @@ from schemas.errors import DecodeError
 from services.usage_identity import identity_of
 from services.usage_log import event_in
 from services.usage_measuring import event_of, is_name
+from services.usage_placing import Layout, Spreads, spreads
 
 SENT: Final = "sent"
 WOULD_BE_SENT: Final = "would be sent"
@@ -56,6 +57,7 @@ def requeue(
     refusals: Sequence[Refused],
     producer: Producer | None,
     now: datetime,
+    layout: Layout,
 ) -> list[Requeued]:
     """Send the originals of `refusals` again; returns when the brokers have them. `producer` None: only say what would.
 
@@ -65,6 +67,7 @@ def requeue(
         Transient: some may not have arrived; asking again is free.
     """
     made = []
+    spread = spreads(tx, {each.tenant for each in refusals})
     for each in refusals:
         if each.events and counted_since(tx, each):
             said = "with other content: a conflict stays one" if each.fate == "conflict" else ""
@@ -76,7 +79,8 @@ def requeue(
             made.append(Requeued(each, HOPELESS, e.detail))
             continue
         if producer is not None:
-            _send(producer, each, value, tenant, now)
+            for partition, part in _placed(value, tenant, layout, spread.get(tenant, ())):
+                _send(producer, each, part, tenant, partition, now)
         made.append(Requeued(each, SENT if producer is not None else WOULD_BE_SENT))
     if producer is not None:
         producer.flush()
@@ -109,12 +113,37 @@ def _original(record: Record | None, refused: Refused) -> tuple[bytes, str]:
     return record.value, content.tenant
 
 
-def _send(producer: Producer, refused: Refused, value: bytes, tenant: str, now: datetime) -> None:
+def _placed(value: bytes, tenant: str, layout: Layout, spread: Spreads) -> list[tuple[int, bytes]]:
+    """The records to send and their partitions: one as it was, unless the events belong into several."""
+    if not spread:
+        return [(layout.home(tenant), value)]
+    content = decode_usage_records(value)
+    if isinstance(content, UsageVoided | UsageAmended):
+        return [(partition, value) for partition in layout.correcting(spread, content)]
+    assert isinstance(content, UsageRecords)
+    found: dict[int, list[UsageEvent]] = {}
+    hopeless = []
+    for raw in content.events:
+        try:
+            event = event_of(raw)
+            found.setdefault(layout.place(tenant, spread, event), []).append(event)
+        except (Rejected, UnicodeEncodeError):  # of no time or name that has a place: refused wherever it lies
+            hopeless.append(raw)
+    if hopeless:
+        return [(layout.home(tenant), value)]
+    return [
+        (partition, encode_usage(UsageBatch(tenant=TenantId(tenant), events=tuple(events))))
+        for partition, events in found.items()
+    ]
+
+
+def _send(producer: Producer, refused: Refused, value: bytes, tenant: str, partition: int, now: datetime) -> None:
     place = "/".join(str(each) for each in refused.place)
     producer.send(
         TOPIC,
         value,
         key=tenant,
+        partition=partition,
         headers=headers(
             id=f"requeue/{place}",
             type=f"tallybook.usage.{type(decode_usage(value)).__name__}",

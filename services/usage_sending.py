@@ -9,10 +9,19 @@ from billing.metering import UsageAmended, UsageVoided
 from infra.kafka import Producer, headers
 from projections.usage import TOPIC
 from schemas.codec import encode_usage, fingerprint_of
+from services.usage_placing import Layout, Spreads
 
 
-def send(producer: Producer, corrections: Iterable[UsageVoided | UsageAmended], sender: str, now: datetime) -> None:
-    """Returns when the brokers have them.
+def send(
+    producer: Producer,
+    corrections: Iterable[UsageVoided | UsageAmended],
+    layout: Layout,
+    spread: Spreads,
+    *,
+    sender: str,
+    now: datetime,
+) -> None:
+    """Returns when the brokers have them. All are of one tenant, whose usage is spread by `spread`.
 
     Raises:
         Transient: some may not have arrived; sending them again is free.
@@ -28,5 +37,6 @@ def send(producer: Producer, corrections: Iterable[UsageVoided | UsageAmended], 
             schema=fingerprint_of(value),
             tenant=each.tenant,
         )
-        producer.send(TOPIC, value, key=each.tenant, headers=told)
+        for partition in layout.correcting(spread, each):
+            producer.send(TOPIC, value, key=each.tenant, partition=partition, headers=told)
     producer.flush()

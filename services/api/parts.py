@@ -28,6 +28,7 @@ from services.entitlements import Answer
 from services.read_models import entered
 from services.reservations import Reservations
 from services.usage_log import RawEvent
+from services.usage_placing import Layout, Spreads
 
 POSITION = "Tallybook-Position"
 REPLAYED = "Idempotency-Replayed"
@@ -51,8 +52,8 @@ class Commands(Protocol):
 class UsageSink(Protocol):
     """Takes usage to the log."""
 
-    def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
-        """Return when the broker has all of `events`.
+    def publish(self, tenant: str, events: Sequence[UsageEvent], spread: Spreads = ()) -> None:
+        """Return when the broker has all of `events`, each in its place by the tenant's `spread`.
 
         Raises:
             Transient: not all of them were acknowledged; sending them again is free.
@@ -91,6 +92,7 @@ class Parts:
     pool: Pool
     commands: Commands
     usage: UsageSink
+    layout: Layout
     usage_log: UsageRecords
     entitlements: Entitlements
     reservations: Reservations

@@ -21,6 +21,7 @@ from services.commands import CommandClient
 from services.entitlements import Entitlements
 from services.reservations import Reservations
 from services.usage_log import UsageLog
+from services.usage_placing import Layout
 
 log = telemetry.logger("services.api")
 
@@ -41,7 +42,8 @@ def serve(settings: Settings) -> int:
     pool = postgres.api_pool(settings, size=POOL_SIZE)
     cache = RedisCache(settings)
     checks = postgres.api_pool(settings, size=CHECKS_POOL_SIZE, patience=CHECKS_PATIENCE)
-    usage = UsagePublisher(KafkaConfig.of(settings), clock)
+    layout = Layout(settings.usage_partitions)
+    usage = UsagePublisher(KafkaConfig.of(settings), layout, clock)
     usage_log = UsageLog(KafkaConfig.of(settings))
     try:
         with CommandClient(settings, clock=clock) as commands:
@@ -50,6 +52,7 @@ def serve(settings: Settings) -> int:
                 pool=pool,
                 commands=commands,
                 usage=usage,
+                layout=layout,
                 usage_log=usage_log,
                 entitlements=Entitlements(cache, checks, clock),
                 reservations=Reservations(pool),

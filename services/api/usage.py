@@ -31,6 +31,7 @@ from services.api.usage_bodies import (
 from services.exact_values import Instant, Name, NotFinite, text
 from services.meter_expressions import formula
 from services.shapes import Fault, StrictModel, faults
+from services.usage_placing import spread_of
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
@@ -170,6 +171,7 @@ def send_usage(
     given = content.given()
     with reading.transaction() as tx:
         judge = seller(tx, reading.tenant, reading.parts.clock.now())
+        spread = spread_of(tx, reading.tenant)
     if judge is None:
         raise not_found("the tenant is not registered")
     results, events = _judged(given, judge)
@@ -180,7 +182,7 @@ def send_usage(
     if refused and all_or_nothing:
         raise _nothing_taken(refused, len(results))
     if events:
-        reading.parts.usage.publish(reading.tenant, events)
+        reading.parts.usage.publish(reading.tenant, events, spread)
     if refused:
         response.status_code = 207
     duplicate = sum(1 for each in results if each.status == "duplicate")

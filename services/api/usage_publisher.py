@@ -19,6 +19,7 @@ from infra.errors import Transient
 from infra.kafka import Delivery, KafkaConfig, Producer
 from schemas import codec
 from schemas.topics import topic
+from services.usage_placing import Layout, Spreads
 
 USAGE: Final = "usage.events"
 ANSWER_S: Final = 10.0
@@ -30,6 +31,7 @@ _POLL_S: Final = 0.002
 @dataclass(frozen=True, slots=True)
 class _Record:
     tenant: str
+    partition: int
     value: bytes
     id: str
     type: str
@@ -40,25 +42,28 @@ class _Record:
 class UsagePublisher:
     """Sends usage and waits for the broker. Any number of threads may publish at once."""
 
-    def __init__(self, config: KafkaConfig, clock: Clock) -> None:
+    def __init__(self, config: KafkaConfig, layout: Layout, clock: Clock) -> None:
         self._config = config
+        self._layout = layout
         self._clock = clock
         self._records: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="usage-publisher", daemon=True)
         self._thread.start()
 
-    def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
-        """Return when the broker has all of `events`.
+    def publish(self, tenant: str, events: Sequence[UsageEvent], spread: Spreads = ()) -> None:
+        """Return when the broker has all of `events`, each in its place by the tenant's `spread`.
 
         Raises:
             Transient: not all of them were acknowledged in time; sending them again is free.
         """
         waiting = []
-        for value in _encoded(tenant, events):
-            waiting.append(self._taken(tenant, value, f"{tenant}/{events[0].source}/{events[0].id}", UsageBatch))
+        for partition, together in self._layout.divided(tenant, spread, events).items():
+            name = f"{tenant}/{together[0].source}/{together[0].id}"
+            for value in _encoded(tenant, together):
+                waiting.append(self._taken(tenant, partition, value, name, UsageBatch))
         self._wait(waiting)
 
-    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+    def correct(self, correction: UsageVoided | UsageAmended, spread: Spreads = ()) -> None:
         """Return when the broker has it. It is judged where it stands in the log, so that is no promise of success.
 
         Raises:
@@ -66,10 +71,12 @@ class UsagePublisher:
         """
         about = correction.event if isinstance(correction, UsageAmended) else correction
         name = f"{correction.tenant}/{about.source}/{about.id}"
-        self._wait([self._taken(correction.tenant, codec.encode_usage(correction), name, type(correction))])
+        value = codec.encode_usage(correction)
+        places = self._layout.correcting(spread, correction)
+        self._wait([self._taken(correction.tenant, each, value, name, type(correction)) for each in places])
 
-    def _taken(self, tenant: str, value: bytes, id: str, kind: type) -> Future[None]:
-        record = _Record(tenant, value, id, f"tallybook.usage.{kind.__name__}", self._clock.now(), Future())
+    def _taken(self, tenant: str, partition: int, value: bytes, id: str, kind: type) -> Future[None]:
+        record = _Record(tenant, partition, value, id, f"tallybook.usage.{kind.__name__}", self._clock.now(), Future())
         self._records.put(record)
         return record.taken
 
@@ -122,7 +129,9 @@ def _send(producer: Producer, record: _Record, pending: set[Future[None]]) -> No
         schema=codec.fingerprint_of(record.value),
         tenant=record.tenant,
     )
-    producer.send(USAGE, record.value, key=record.tenant, headers=headers, delivered=delivered)
+    producer.send(
+        USAGE, record.value, key=record.tenant, partition=record.partition, headers=headers, delivered=delivered
+    )
 
 
 def _encoded(tenant: str, events: Sequence[UsageEvent]) -> list[bytes]:

@@ -34,6 +34,7 @@ from services.api.server import cursor_secret
 from services.entitlements import Answer
 from services.reservations import Reservations
 from services.usage_log import RawEvent, event_in
+from services.usage_placing import Layout, Spreads
 from tests.invoicing.handler import MemoryHandler
 from tests.usage.making import Log
 
@@ -74,7 +75,7 @@ class Broker:
             raise self.error
         self.corrections.append(correction)
 
-    def publish(self, tenant: str, events: Sequence[UsageEvent]) -> None:
+    def publish(self, tenant: str, events: Sequence[UsageEvent], spread: Spreads = ()) -> None:
         if self.error is not None:
             raise self.error
         self.published += [(tenant, each) for each in events]
@@ -120,6 +121,7 @@ class Edge:
             pool=self.pool,
             commands=self.handler,  # type: ignore[arg-type]  # it names its parameters alike
             usage=self.broker,
+            layout=Layout(settings.usage_partitions),
             usage_log=self.usage_log,
             entitlements=self.entitlements,
             reservations=Reservations(self.pool),

@@ -11,3 +11,4 @@ from tallybook_sdk.event import new_id as new_id
 from tallybook_sdk.producer import UsageProducer as UsageProducer
 from tallybook_sdk.spool import Fsync as Fsync
 from tallybook_sdk.spool import SpoolUnusable as SpoolUnusable
+from tallybook_sdk.spread import Spread as Spread

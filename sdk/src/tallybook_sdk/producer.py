@@ -17,7 +17,8 @@ from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered, OnDeliver
 from tallybook_sdk.event import NAME_LENGTH_MAX, InvalidEvent, UsageEvent
 from tallybook_sdk.living import watch
 from tallybook_sdk.spool import Fsync, Spool, SpoolUnusable
-from tallybook_sdk.transport import Failure, Full, Transport
+from tallybook_sdk.spread import Spread
+from tallybook_sdk.transport import BY_KEY, Failure, Full, Transport
 from tallybook_sdk.wire import Encoder, decode_event, encode_batch
 
 TOPIC = "usage.events"
@@ -31,23 +32,24 @@ log = logging.getLogger(__name__)
 class _Batch:
     """Events that travel together."""
 
-    __slots__ = ("bytes", "encoded", "events", "first", "reports", "since")
+    __slots__ = ("bytes", "encoded", "events", "numbers", "partition", "reports", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, partition: int = BY_KEY) -> None:
+        self.partition = partition
         self.events: list[UsageEvent] = []
         self.reports: dict[int, OnDelivery] = {}
         """By place; of the others, the producer's own hears."""
         self.encoded: list[bytes] = []
         self.bytes = 0
         self.since = 0.0
-        self.first = 0
-        """Number of the first event in the spool; the others follow."""
+        self.numbers: list[int] = []
+        """Of the events in the spool, if there is one."""
 
     def part(self, start: int, end: int) -> _Batch:
-        made = _Batch()
+        made = _Batch(self.partition)
         made.events, made.encoded = self.events[start:end], self.encoded[start:end]
         made.reports = {at - start: each for at, each in self.reports.items() if start <= at < end}
-        made.first = self.first + start
+        made.numbers = self.numbers[start:end]
         return made
 
 
@@ -74,13 +76,14 @@ class UsageProducer:
         on_delivery: OnDelivery | None = None,
         spool: Path | str | None = None,
         fsync: Fsync = Fsync.NEVER,
+        spread: Spread | None = None,
         topic_prefix: str = "",
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         """`linger`: longest wait of an event for company. `buffer_events`: most events under way; one more waits, or
         raises `BufferFull`. `on_delivery`: told of each event that `send` is given no report for. `spool`: folder that
-        keeps what is not acknowledged, across the end of the process; `fsync`, how hard. `kafka`: librdkafka settings,
-        such as TLS and SASL.
+        keeps what is not acknowledged, across the end of the process; `fsync`, how hard. `spread`: of a tenant whose
+        usage lies in several partitions; see `respread`. `kafka`: librdkafka settings, such as TLS and SASL.
 
         Raises:
             ValueError: a setting would lose or misplace events.
@@ -102,6 +105,8 @@ class UsageProducer:
         self._linger_s = linger.total_seconds()
         self._when_full = when_full
         self._on_delivery = on_delivery
+        self._source = source
+        self._spread = spread
         self._encode = Encoder(source).encode
         self._spool: Spool | None = None
         self._inherited_spool = False
@@ -116,7 +121,8 @@ class UsageProducer:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
-        self._batch = _Batch()
+        self._batches: dict[int, _Batch] = {}
+        """By partition; those that are being filled."""
         self._held = 0
         """Events taken and neither acknowledged nor told as failed."""
         self._under_way: dict[int, _Batch] = {}
@@ -136,6 +142,11 @@ class UsageProducer:
         self._begin()
         if was_closed:
             self._closed.set()
+
+    def respread(self, spread: Spread) -> None:
+        """Place events by a newer spread from now on; before its first event time comes, or those after are refused."""
+        with self._lock:
+            self._spread = spread
 
     def check(self, timeout: timedelta = timedelta(seconds=8)) -> None:
         """Return if the brokers answer and have the topic.
@@ -163,16 +174,11 @@ class UsageProducer:
         with self._lock:
             if self._held >= self._buffer_events or self._tending is None:
                 self._prepare()
-            batch = self._batch
-            if batch.bytes + len(encoded) > BATCH_BYTES_MAX:
-                self._seal()
-                batch = self._batch
+            batch = self._batch_for(event, len(encoded))
             if not batch.events:
                 batch.since = time.monotonic()
             if self._spool is not None:
-                number = self._spool.append(encoded)
-                if not batch.events:
-                    batch.first = number
+                batch.numbers.append(self._spool.append(encoded))
             if on_delivery is not None:
                 batch.reports[len(batch.events)] = on_delivery
             batch.events.append(event)
@@ -180,7 +186,20 @@ class UsageProducer:
             batch.bytes += len(encoded)
             self._held += 1
             if len(batch.events) >= self._batch_events:
-                self._seal()
+                self._seal(batch)
+
+    def _batch_for(self, event: UsageEvent, size: int) -> _Batch:
+        """The batch that has room for `event`, which is encoded in `size` bytes; with the lock held."""
+        partition = BY_KEY
+        if self._spread is not None:
+            partition = self._spread.partition(self._tenant, event.source or self._source, event.id, event.time)
+        batch = self._batches.get(partition)
+        if batch is not None and batch.bytes + size > BATCH_BYTES_MAX:
+            self._seal(batch)
+            batch = None
+        if batch is None:
+            batch = self._batches[partition] = _Batch(partition)
+        return batch
 
     def flush(self, timeout: timedelta = timedelta(seconds=130)) -> None:
         """Return when the brokers have every event that was sent.
@@ -191,7 +210,7 @@ class UsageProducer:
         """
         deadline = time.monotonic() + timeout.total_seconds()
         with self._room:
-            self._seal()
+            self._seal_all()
             while self._under_way and (left := deadline - time.monotonic()) > 0:
                 self._rest(min(left, _POLL_S))
             self._hand_over([event for batch in self._under_way.values() for event in batch.events])
@@ -238,7 +257,7 @@ class UsageProducer:
             self._hand_over([])
             if self._when_full == "raise" or threading.current_thread() is self._tending:
                 raise BufferFull(f"{self._held} events are under way, as many as allowed")
-            self._seal()
+            self._seal_all()
             self._rest(_POLL_S)
             if self._closed.is_set():
                 raise ValueError("the producer is closed")
@@ -259,11 +278,14 @@ class UsageProducer:
         else:
             self._room.wait(seconds)
 
-    def _seal(self) -> None:
+    def _seal_all(self) -> None:
+        for batch in list(self._batches.values()):
+            self._seal(batch)
+
+    def _seal(self, batch: _Batch) -> None:
         """Send the batch off; with the lock held."""
-        batch = self._batch
+        del self._batches[batch.partition]
         if batch.events:
-            self._batch = _Batch()
             if self._spool is not None:
                 self._spool.sending()
             self._produce(batch)
@@ -272,7 +294,7 @@ class UsageProducer:
         self._under_way[id(batch)] = batch
         value = encode_batch(self._tenant, batch.encoded)
         try:
-            self._transport.produce(value, lambda *outcome: self._delivered(batch, *outcome))
+            self._transport.produce(value, batch.partition, lambda *outcome: self._delivered(batch, *outcome))
         except Full:
             self._again.append((time.monotonic() + _POLL_S, batch))
 
@@ -280,20 +302,19 @@ class UsageProducer:
         """Send what the predecessor did not get acknowledged."""
         with self._lock:
             for number, encoded in spool.left:
-                batch = self._batch
-                if len(batch.events) >= self._batch_events or batch.bytes + len(encoded) > BATCH_BYTES_MAX:
-                    self._seal()
-                    batch = self._batch
-                if not batch.events:
-                    batch.first = number
-                batch.events.append(decode_event(encoded))
+                event = decode_event(encoded)
+                batch = self._batch_for(event, len(encoded))
+                batch.numbers.append(number)
+                batch.events.append(event)
                 batch.encoded.append(encoded)
                 batch.bytes += len(encoded)
                 self._held += 1
+                if len(batch.events) >= self._batch_events:
+                    self._seal(batch)
             if spool.left:
                 log.info("%d events that a predecessor left are sent again", len(spool.left))
                 self._begin_tending()
-                self._seal()
+                self._seal_all()
             spool.left.clear()
 
     def _delivered(self, batch: _Batch, failure: Failure | None, partition: int, offset: int) -> None:
@@ -307,18 +328,14 @@ class UsageProducer:
                 if report is not None:
                     _tell(report, Delivery(event, partition, offset, index, error))
                 elif error is not None:
-                    untold.append((Delivery(event, partition, offset, index, error), batch.first + index))
+                    number = batch.numbers[index] if batch.numbers else 0
+                    untold.append((Delivery(event, partition, offset, index, error), number))
         with self._room:
             # After the reports: whoever waits in `flush` finds them done.
             self._failures += untold
-            if not untold:
-                self._settle(batch.first, len(batch.events))
-            else:
-                told = sorted(
-                    {batch.first + index for index in range(len(batch.events))} - {each for _, each in untold}
-                )
-                for number in told:
-                    self._settle(number, 1)
+            kept = {number for _, number in untold}
+            for first, count in _runs([each for each in batch.numbers if each not in kept]):
+                self._settle(first, count)
             self._held -= len(batch.events) - len(untold)
             del self._under_way[id(batch)]
             self._room.notify_all()
@@ -357,10 +374,22 @@ class UsageProducer:
             self._transport.poll(pause)
             with self._lock:
                 now = time.monotonic()
-                if self._batch.events and now - self._batch.since >= self._linger_s:
-                    self._seal()
+                for batch in [each for each in self._batches.values() if now - each.since >= self._linger_s]:
+                    self._seal(batch)
                 while self._again and self._again[0][0] <= now:
                     self._produce(self._again.popleft()[1])
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Growing `numbers` as runs of neighbours: the first of each and how many they are."""
+    found: list[tuple[int, int]] = []
+    for each in numbers:
+        first, count = found[-1] if found else (each, 0)
+        if found and each == first + count:
+            found[-1] = (first, count + 1)
+        else:
+            found.append((each, 1))
+    return found
 
 
 def _tell(report: OnDelivery, delivery: Delivery) -> None:

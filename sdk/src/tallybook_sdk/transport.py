@@ -45,6 +45,8 @@ class Failure(NamedTuple):
     """A smaller one may arrive."""
 
 
+BY_KEY = -1  # the partitioner places the record
+
 Delivered = Callable[[Failure | None, int, int], None]
 """Told the failure or None, partition and offset (-1: none)."""
 
@@ -78,8 +80,10 @@ class Transport:
         if known.error is not None:
             raise Unreachable(f"topic {self._topic}: {known.error.str()}")
 
-    def produce(self, value: bytes, delivered: Delivered) -> None:
-        """Hand `value` over; `delivered` is called from within a later `poll`, or at once if it cannot even begin.
+    def produce(self, value: bytes, partition: int, delivered: Delivered) -> None:
+        """Hand `value` over, for `partition` or `BY_KEY`.
+
+        `delivered` is called from within a later `poll`, or at once if it cannot even begin.
 
         Raises:
             Full: not taken.
@@ -93,7 +97,9 @@ class Transport:
                 delivered(self._failure(error), -1, -1)
 
         try:
-            self._connected().produce(self._topic, value, self._key, headers=self._headers(), on_delivery=report)
+            self._connected().produce(
+                self._topic, value, self._key, partition, headers=self._headers(), on_delivery=report
+            )
         except BufferError as error:
             raise Full from error
         except rd.KafkaException as error:
