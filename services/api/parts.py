@@ -59,7 +59,7 @@ class UsageSink(Protocol):
             Transient: not all of them were acknowledged; sending them again is free.
         """
 
-    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+    def correct(self, correction: UsageVoided | UsageAmended, spread: Spreads = ()) -> None:
         """Return when the broker has it.
 
         Raises:

@@ -24,6 +24,7 @@ from services.api.usage_reads import names
 from services.exact_values import Instant, Name
 from services.meter_expressions import formula
 from services.shapes import StrictModel
+from services.usage_placing import Spreads, spread_of
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
@@ -69,9 +70,9 @@ def void_usage_event(
     invoice settles the difference as late usage.
     """
     source, id = names(request, "/void") or (source, id)
-    _seller(reading)
+    _, spread = _seller(reading)
     void = UsageVoided(tenant=TenantId(reading.tenant), source=source, id=id, reason=body.reason)
-    reading.parts.usage.correct(void)
+    reading.parts.usage.correct(void, spread)
     return CorrectionResult(source, id, "accepted")
 
 
@@ -81,7 +82,7 @@ def amend_usage_event(
 ) -> CorrectionResult:
     """Put an event right: from here on it counts as told here. Amending it with the same content changes nothing."""
     source, id = names(request) or (source, id)
-    judge = _seller(reading)
+    judge, spread = _seller(reading)
     event = UsageEvent(
         id=id, source=source, type=body.type, customer=body.customer, time=body.time, properties=dict(body.properties)
     )
@@ -90,13 +91,15 @@ def amend_usage_event(
         readings(event, judge.meters, formula)
     except Rejected as e:
         raise of_rejection(e) from e
-    reading.parts.usage.correct(UsageAmended(tenant=TenantId(reading.tenant), event=event, reason=body.reason))
+    amendment = UsageAmended(tenant=TenantId(reading.tenant), event=event, reason=body.reason)
+    reading.parts.usage.correct(amendment, spread)
     return CorrectionResult(source, id, "accepted")
 
 
-def _seller(reading: Reading) -> Seller:
+def _seller(reading: Reading) -> tuple[Seller, Spreads]:
     with reading.transaction() as tx:
         judge = seller(tx, reading.tenant, reading.parts.clock.now())
+        spread = spread_of(tx, reading.tenant)
     if judge is None:
         raise not_found("the tenant is not registered")
-    return judge
+    return judge, spread
