@@ -19,6 +19,7 @@ from infra.settings import Settings
 from projections import generation, usage, usage_read
 from services.usage_aggregator import UsageStore
 from services.usage_intake import Refusal
+from services.usage_placing import Layout
 from tests.stack import Stack
 from tests.usage.making import NOON, TENANT
 
@@ -38,7 +39,7 @@ class Bench:
 
     def another(self, **more: Any) -> UsageStore:
         """One more worker's store."""
-        return UsageStore(self.pool, lambda *_: True, self.refused.extend, **more)
+        return UsageStore(self.pool, Layout(1), self.refused.extend, **more)
 
     def apply(self, records: Sequence[Record], follows: int | None = None, store: UsageStore | None = None) -> None:
         (store or self.store).apply(Batch(records, records[0].offset if follows is None else follows))

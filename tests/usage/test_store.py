@@ -22,6 +22,7 @@ from projections import generation, usage, usage_read
 from projections.usage_rows import Arrival, Place
 from services.usage_aggregator import RecordsMissing, UsageStore
 from services.usage_intake import Refusal
+from services.usage_placing import Layout
 from tests.usage.conftest import DAY, Bench
 from tests.usage.making import BYTES, CALLS, LAST, LEAST, NOON, PEAK, TENANT, USERS, Log, batch, control, event, opened
 from tests.waiting import eventually
@@ -92,7 +93,7 @@ def test_a_worker_that_is_overtaken_sends_and_writes_nothing(bench: Bench) -> No
     bench.apply(log.records)
     log.append(batch(event("bad", bytes="-1"), event("1")))
     sent: list[Refusal] = []
-    slow = UsageStore(bench.pool, lambda *_: True, sent.extend)
+    slow = UsageStore(bench.pool, Layout(1), sent.extend)
     with ThreadPoolExecutor(1) as threads:
         with postgres.transaction(bench.pool) as tx:
             number = generation.enter(tx, usage.SET, writes=True)
@@ -203,7 +204,7 @@ def test_a_rebuilt_generation_is_equal_row_by_row(bench: Bench) -> None:
         tx = connection.cursor()
         number = generation.reserve(tx, usage.SET)
         generation.create(tx, usage.SET, number)
-    bench.apply(log.records, store=UsageStore(bench.pool, lambda *_: True, None, into=number))
+    bench.apply(log.records, store=UsageStore(bench.pool, Layout(1), None, into=number))
     assert len(bench.refused) == 4, "a rebuild sends nothing to anybody"
     with postgres.transaction(bench.pool) as tx:
         for table, statement in usage.COMPARED.items():
