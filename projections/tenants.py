@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from billing.envelope import EventEnvelope
-from billing.tenant import ClockAdvanced, TenantRegistered, TenantSettingsChanged
+from billing.tenant import ClockAdvanced, TenantRegistered, TenantSettingsChanged, UsageSpreadSet
 from projections.generation import Tx
 
 
@@ -46,6 +46,8 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             )
         case ClockAdvanced(to=to):
             tx.execute("UPDATE tenants SET test_clock = %s WHERE tenant_id = %s", (to, tenant))
+        case UsageSpreadSet():
+            pass  # in app.usage_spread, which the publisher of meters writes
 
 
 _REGISTER = """
