@@ -13,9 +13,8 @@ from fastapi import Request
 from infra.faust_app import Batch
 from services.api import usage_reads
 from services.usage_aggregator import UsageStore
-from services.usage_placing import Layout
 from tests.api.edge import BOOK, Client, Edge
-from tests.usage.making import Log, batch, control, event
+from tests.usage.making import Home, Log, batch, control, event
 
 
 @dataclass
@@ -44,7 +43,7 @@ def usage(edge: Edge, client: Client) -> Counting:
     log = Log(partition=edge.number())
     edge.usage_log.logs.append(log)
     log.append(control(meters=BOOK.meters, tenant=client.tenant), key=client.tenant.encode())
-    store = UsageStore(edge.workers, Layout(1), None)
+    store = UsageStore(edge.workers, Home(1, log.partition), None)
     began = edge.parts.clock.now().replace(microsecond=0) - timedelta(hours=1)
     return Counting(edge, client, log, store, began)
 

@@ -19,9 +19,8 @@ from infra.settings import Settings
 from projections import generation, usage, usage_read
 from services.usage_aggregator import UsageStore
 from services.usage_intake import Refusal
-from services.usage_placing import Layout
 from tests.stack import Stack
-from tests.usage.making import NOON, TENANT
+from tests.usage.making import NOON, TENANT, Home
 
 ACME = TenantId(TENANT)
 C1 = CustomerId("c1")
@@ -37,9 +36,9 @@ class Bench:
         self.refused: list[Refusal] = []
         self.store = self.another()
 
-    def another(self, **more: Any) -> UsageStore:
-        """One more worker's store."""
-        return UsageStore(self.pool, Layout(1), self.refused.extend, **more)
+    def another(self, home: int = 0, **more: Any) -> UsageStore:
+        """One more worker's store; `home`: the partition where all tenants are."""
+        return UsageStore(self.pool, Home(1, home), self.refused.extend, **more)
 
     def apply(self, records: Sequence[Record], follows: int | None = None, store: UsageStore | None = None) -> None:
         (store or self.store).apply(Batch(records, records[0].offset if follows is None else follows))

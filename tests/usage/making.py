@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ from billing.metering import (
 from billing.tenant import UsageBounds
 from infra.kafka import Record
 from schemas.codec import UsageMessage, encode_usage
+from services.usage_placing import Layout
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TENANT = "acme"
@@ -69,6 +71,16 @@ def void(id: str, tenant: str = TENANT) -> UsageVoided:
 def amendment(amended: UsageEvent, tenant: str = TENANT) -> UsageAmended:
     """Amends the event with the identity of `amended`."""
     return UsageAmended(tenant=TenantId(tenant), event=amended, reason="wrong amount")
+
+
+@dataclass(frozen=True, slots=True)
+class Home(Layout):
+    """A log whose partition `home_at` is the home of every tenant."""
+
+    home_at: int = 0
+
+    def home(self, tenant: str) -> int:
+        return self.home_at
 
 
 class Log:

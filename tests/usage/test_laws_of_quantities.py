@@ -134,9 +134,10 @@ def test_postgres_reads_what_the_rules_measure(bench: Bench, seed: int) -> None:
         log.append(batch(*some_events(chance, number * 100)), at=appended)
     for log in logs:
         at = 0
+        store = bench.another(home=log.partition)
         while at < len(log.records):
             size = chance.randint(1, 4)
-            bench.apply(log.records[at : at + size])
+            bench.apply(log.records[at : at + size], store=store)
             at += size
     for meter, held in VARIANTS:
         for _ in range(3):
