@@ -9,15 +9,17 @@ from typing import Annotated
 
 import typer
 
+from billing.errors import Rejected
 from billing.ids import TenantId
 from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from infra.kafka import KafkaConfig, Producer
+from infra.postgres import Cursor
 from infra.settings import Settings
 from services import cli_world
 from services.usage_file import Fault, Format, format_of, read
 from services.usage_measuring import event_of
-from services.usage_placing import Layout, Spreads, spread_of
-from services.usage_sending import send
+from services.usage_placing import Layout, spread_of
+from services.usage_sending import Correction, addressed, send
 from tallybook_sdk import UsageEvent as SentEvent
 from tallybook_sdk.event import as_record
 
@@ -39,18 +41,33 @@ def void(
     reason: Reason,
     source: Annotated[str, typer.Option(help="Source of the events.")] = "file",
     tenant: Tenant = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Of events that may not be counted yet, where usage is spread: 2026-02-01T00:00:00Z."),
+    ] = None,
 ) -> None:
     """Take events back: from here on they do not count. Voiding one again changes nothing.
 
-    What cannot be voided is listed by `tallybook usage rejected list`.
+    What cannot be voided is listed by `tallybook usage rejected list`. Nothing is sent if it is unknown where one lies.
     """
+    at = None if time is None else _time(time)
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
         chosen = TenantId(cli_world.the_tenant(tx, tenant))
-        spread = spread_of(tx, chosen)
-    voids = [UsageVoided(tenant=chosen, source=source, id=id, reason=reason) for id in ids]
-    _send(settings, voids, spread)
+        voids = [UsageVoided(tenant=chosen, source=source, id=id, reason=reason) for id in ids]
+        placed = _placed(settings, tx, voids, at)
+    _send(settings, placed)
     print(f"{len(voids):,} voids are on Kafka")
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.utcoffset() is None:
+        raise typer.BadParameter(f"{text!r} is no time such as 2026-02-01T00:00:00Z", param_hint="--time")
+    return time
 
 
 def amend(
@@ -79,15 +96,32 @@ def amend(
     settings = cli_world.settings()
     with cli_world.reading(settings) as tx:
         chosen = TenantId(cli_world.the_tenant(tx, tenant))
-        spread = spread_of(tx, chosen)
-    amendments = [UsageAmended(tenant=chosen, event=_event(each.event, source), reason=reason) for each in lines]
-    _send(settings, amendments, spread)
+        amendments = [UsageAmended(tenant=chosen, event=_event(each.event, source), reason=reason) for each in lines]
+        placed = _placed(settings, tx, amendments)
+    _send(settings, placed)
     print(f"{len(amendments):,} amendments are on Kafka")
 
 
-def _send(settings: Settings, corrections: Sequence[UsageVoided | UsageAmended], spread: Spreads) -> None:
-    producer, layout = Producer(KafkaConfig.of(settings)), Layout(settings.usage_partitions)
-    send(producer, corrections, layout, spread, sender="tallybook/cli", now=datetime.now(UTC))
+def _placed(
+    settings: Settings, tx: Cursor, corrections: Sequence[Correction], time: datetime | None = None
+) -> list[tuple[Correction, int]]:
+    """Each with its partition; ends the command if that is not known of one."""
+    layout, spread = Layout(settings.usage_partitions), spread_of(tx, corrections[0].tenant) if corrections else ()
+    placed, faults = [], []
+    for each in corrections:
+        try:
+            placed.append((each, addressed(tx, layout, spread, each, time)))
+        except Rejected as e:
+            faults.append(e)
+    for fault in faults:
+        typer.echo(f"{fault.detail} [{fault.code}]", err=True)
+    if faults:
+        raise typer.Exit(REFUSED)
+    return placed
+
+
+def _send(settings: Settings, placed: Sequence[tuple[Correction, int]]) -> None:
+    send(Producer(KafkaConfig.of(settings)), placed, sender="tallybook/cli", now=datetime.now(UTC))
 
 
 def _event(each: SentEvent | Fault, source: str) -> UsageEvent:

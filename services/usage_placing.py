@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import tallybook_sdk
-from billing.metering import UsageAmended, UsageEvent, UsageVoided
+from billing.metering import UsageEvent
 from billing.placing import Spread, partition_of, touched, width_at
 from infra import postgres
 from infra.kafka import partition_for
@@ -34,14 +34,10 @@ class Layout:
         """Every partition in which usage of the tenant may lie."""
         return touched(self.home(tenant), self.partitions, spread)
 
-    def correcting(self, spread: Spreads, correction: UsageVoided | UsageAmended) -> tuple[int, ...]:
-        """Where a correction goes: a void, which tells no time, to each partition that the event may lie in."""
-        tenant = correction.tenant
-        if isinstance(correction, UsageAmended):
-            return (self.place(tenant, spread, correction.event),)
+    def candidates(self, tenant: str, spread: Spreads, source: str, id: str) -> tuple[int, ...]:
+        """Where the event (`source`, `id`) lies, if its time is not known: one for each way in which it was spread."""
         home, widths = self.home(tenant), {1, *(each.partitions for each in spread)}
-        told = correction.source, correction.id
-        return tuple(sorted({partition_of(home, self.partitions, width, *told) for width in widths}))
+        return tuple(sorted({partition_of(home, self.partitions, width, source, id) for width in widths}))
 
     def divided(self, tenant: str, spread: Spreads, events: Sequence[UsageEvent]) -> dict[int, list[UsageEvent]]:
         """`events` by the partition of each, their order kept."""

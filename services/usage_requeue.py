@@ -26,6 +26,7 @@ from services.usage_identity import identity_of
 from services.usage_log import event_in
 from services.usage_measuring import event_of, is_name
 from services.usage_placing import Layout, Spreads, spreads
+from services.usage_sending import addressed
 
 SENT: Final = "sent"
 WOULD_BE_SENT: Final = "would be sent"
@@ -75,11 +76,12 @@ def requeue(
             continue
         try:
             value, tenant = _original(records.get((each.place.partition, each.place.offset)), each)
+            parts = _placed(tx, value, tenant, layout, spread.get(tenant, ()))
         except Rejected as e:
             made.append(Requeued(each, HOPELESS, e.detail))
             continue
         if producer is not None:
-            for partition, part in _placed(value, tenant, layout, spread.get(tenant, ())):
+            for partition, part in parts:
                 _send(producer, each, part, tenant, partition, now)
         made.append(Requeued(each, SENT if producer is not None else WOULD_BE_SENT))
     if producer is not None:
@@ -113,13 +115,18 @@ def _original(record: Record | None, refused: Refused) -> tuple[bytes, str]:
     return record.value, content.tenant
 
 
-def _placed(value: bytes, tenant: str, layout: Layout, spread: Spreads) -> list[tuple[int, bytes]]:
-    """The records to send and their partitions: one as it was, unless the events belong into several."""
+def _placed(tx: Cursor, value: bytes, tenant: str, layout: Layout, spread: Spreads) -> list[tuple[int, bytes]]:
+    """The records to send and their partitions: one as it was, unless the events belong into several.
+
+    Raises:
+        Rejected: it is a correction, and nothing tells where.
+    """
     if not spread:
         return [(layout.home(tenant), value)]
     content = decode_usage_records(value)
     if isinstance(content, UsageVoided | UsageAmended):
-        return [(partition, value) for partition in layout.correcting(spread, content)]
+        generation.enter_all(tx)
+        return [(addressed(tx, layout, spread, content), value)]
     assert isinstance(content, UsageRecords)
     found: dict[int, list[UsageEvent]] = {}
     hopeless = []

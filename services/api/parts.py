@@ -59,8 +59,8 @@ class UsageSink(Protocol):
             Transient: not all of them were acknowledged; sending them again is free.
         """
 
-    def correct(self, correction: UsageVoided | UsageAmended, spread: Spreads = ()) -> None:
-        """Return when the broker has it.
+    def correct(self, correction: UsageVoided | UsageAmended, partition: int) -> None:
+        """Return when the broker has it, in `partition`.
 
         Raises:
             Transient: it was not acknowledged; sending it again is free.

@@ -6,7 +6,10 @@ log had before is found; what cannot be corrected is told among the refusals of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -15,6 +18,8 @@ from pydantic import BeforeValidator, Field
 from billing.errors import Rejected
 from billing.ids import TenantId
 from billing.metering import UsageAmended, UsageEvent, UsageVoided, check_event, readings
+from infra.postgres import Cursor
+from projections import generation
 from services.api.bodies import EdgeRoute
 from services.api.parts import Reading, reading
 from services.api.problems import not_found, of_rejection
@@ -24,7 +29,8 @@ from services.api.usage_reads import names
 from services.exact_values import Instant, Name
 from services.meter_expressions import formula
 from services.shapes import StrictModel
-from services.usage_placing import Spreads, spread_of
+from services.usage_placing import spread_of
+from services.usage_sending import Correction, addressed
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
@@ -33,6 +39,8 @@ class VoidBody(StrictModel):
     """Why an event is taken back."""
 
     reason: Name
+    time: Instant | None = None
+    """Of the event. Needed only where the tenant's usage is spread and the event may not be counted yet."""
 
 
 class AmendBody(StrictModel):
@@ -70,9 +78,10 @@ def void_usage_event(
     invoice settles the difference as late usage.
     """
     source, id = names(request, "/void") or (source, id)
-    _, spread = _seller(reading)
-    void = UsageVoided(tenant=TenantId(reading.tenant), source=source, id=id, reason=body.reason)
-    reading.parts.usage.correct(void, spread)
+    with _judging(reading) as (tx, _):
+        void = UsageVoided(tenant=TenantId(reading.tenant), source=source, id=id, reason=body.reason)
+        partition = _place(reading, tx, void, body.time)
+    reading.parts.usage.correct(void, partition)
     return CorrectionResult(source, id, "accepted")
 
 
@@ -82,24 +91,32 @@ def amend_usage_event(
 ) -> CorrectionResult:
     """Put an event right: from here on it counts as told here. Amending it with the same content changes nothing."""
     source, id = names(request) or (source, id)
-    judge, spread = _seller(reading)
     event = UsageEvent(
         id=id, source=source, type=body.type, customer=body.customer, time=body.time, properties=dict(body.properties)
     )
-    try:
+    amendment = UsageAmended(tenant=TenantId(reading.tenant), event=event, reason=body.reason)
+    with _judging(reading) as (tx, judge):
         check_event(event, judge.bounds, judge.now)
         readings(event, judge.meters, formula)
-    except Rejected as e:
-        raise of_rejection(e) from e
-    amendment = UsageAmended(tenant=TenantId(reading.tenant), event=event, reason=body.reason)
-    reading.parts.usage.correct(amendment, spread)
+        partition = _place(reading, tx, amendment)
+    reading.parts.usage.correct(amendment, partition)
     return CorrectionResult(source, id, "accepted")
 
 
-def _seller(reading: Reading) -> tuple[Seller, Spreads]:
-    with reading.transaction() as tx:
-        judge = seller(tx, reading.tenant, reading.parts.clock.now())
-        spread = spread_of(tx, reading.tenant)
-    if judge is None:
-        raise not_found("the tenant is not registered")
-    return judge, spread
+@contextmanager
+def _judging(reading: Reading) -> Iterator[tuple[Cursor, Seller]]:
+    """What the tenant's usage is judged by; a rejection within becomes the answer."""
+    try:
+        with reading.transaction() as tx:
+            judge = seller(tx, reading.tenant, reading.parts.clock.now())
+            if judge is None:
+                raise not_found("the tenant is not registered")
+            yield tx, judge
+    except Rejected as e:
+        raise of_rejection(e) from e
+
+
+def _place(reading: Reading, tx: Cursor, correction: Correction, time: datetime | None = None) -> int:
+    spread = spread_of(tx, reading.tenant)
+    generation.enter_all(tx)
+    return addressed(tx, reading.parts.layout, spread, correction, time)

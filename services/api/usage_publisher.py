@@ -20,6 +20,7 @@ from infra.kafka import Delivery, KafkaConfig, Producer
 from schemas import codec
 from schemas.topics import topic
 from services.usage_placing import Layout, Spreads
+from services.usage_sending import corrected
 
 USAGE: Final = "usage.events"
 ANSWER_S: Final = 10.0
@@ -63,17 +64,16 @@ class UsagePublisher:
                 waiting.append(self._taken(tenant, partition, value, name, UsageBatch))
         self._wait(waiting)
 
-    def correct(self, correction: UsageVoided | UsageAmended, spread: Spreads = ()) -> None:
+    def correct(self, correction: UsageVoided | UsageAmended, partition: int) -> None:
         """Return when the broker has it. It is judged where it stands in the log, so that is no promise of success.
 
         Raises:
             Transient: it was not acknowledged in time; sending it again is free.
         """
-        about = correction.event if isinstance(correction, UsageAmended) else correction
+        about = corrected(correction)
         name = f"{correction.tenant}/{about.source}/{about.id}"
         value = codec.encode_usage(correction)
-        places = self._layout.correcting(spread, correction)
-        self._wait([self._taken(correction.tenant, each, value, name, type(correction)) for each in places])
+        self._wait([self._taken(correction.tenant, partition, value, name, type(correction))])
 
     def _taken(self, tenant: str, partition: int, value: bytes, id: str, kind: type) -> Future[None]:
         record = _Record(tenant, partition, value, id, f"tallybook.usage.{kind.__name__}", self._clock.now(), Future())

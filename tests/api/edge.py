@@ -69,11 +69,14 @@ class Broker:
     published: list[tuple[str, UsageEvent]] = field(default_factory=list)
     error: Exception | None = None
     corrections: list[UsageVoided | UsageAmended] = field(default_factory=list)
+    corrected_in: list[int] = field(default_factory=list)
+    """The partition of each."""
 
-    def correct(self, correction: UsageVoided | UsageAmended) -> None:
+    def correct(self, correction: UsageVoided | UsageAmended, partition: int) -> None:
         if self.error is not None:
             raise self.error
         self.corrections.append(correction)
+        self.corrected_in.append(partition)
 
     def publish(self, tenant: str, events: Sequence[UsageEvent], spread: Spreads = ()) -> None:
         if self.error is not None:
