@@ -8,8 +8,8 @@ READY := .venv/.ready
 demo: setup  ## set everything up, start the whole system, run the main job and prove its result
 	$(BIN)/tallybook demo
 
-test: setup  ## every test, on real servers
-	$(BIN)/python -m pytest -m "not soak"
+test: setup  ## every test, on real servers; two processes share the files, each with servers of its own
+	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## what every commit passes: format, lint, types, unit and property tests; no servers, under a minute
 	$(BIN)/ruff format --check .

@@ -42,8 +42,15 @@ def tenant() -> str:
     return f"tenant-{uuid.uuid4().hex[:12]}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the stack is marked so: `make check` leaves it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever uses the stack is marked so: `make check` leaves it out.
+
+    Where several processes share the files, those with the stack come first: they wait most, and the light files then
+    fill what is left.
+    """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
+    if hasattr(config, "workerinput"):
+        waiting = {item.path for item in items if item.get_closest_marker("stack") is not None}
+        items.sort(key=lambda item: item.path not in waiting)

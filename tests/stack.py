@@ -83,7 +83,7 @@ class Stack:
         self._running.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[bytes], within_s: float = 15) -> int:
+    def stop(self, process: subprocess.Popen[bytes], within_s: float = 30) -> int:
         """Ask a started process to end and wait for it; returns its exit code (negative: the signal that ended it)."""
         process.send_signal(signal.SIGTERM)
         try:
@@ -199,9 +199,9 @@ def _start_containers(container: type, started: ExitStack) -> dict[str, str]:
         started.enter_context(each)
     host = database.get_container_host_ip()
     postgres_port, valkey_port = int(database.get_exposed_port(5432)), int(valkey.get_exposed_port(6379))
-    eventually(lambda: kafka_server.answers(host, port), within_s=60)
-    eventually(lambda: postgres_server.answers(host, postgres_port), within_s=60)
-    eventually(lambda: valkey_server.answers(host, valkey_port), within_s=60)
+    eventually(lambda: kafka_server.answers(host, port))
+    eventually(lambda: postgres_server.answers(host, postgres_port))
+    eventually(lambda: valkey_server.answers(host, valkey_port))
     return {
         "kafka": f"{host}:{port}",
         "postgres": f"postgresql://tallybook_owner:tallybook@{host}:{postgres_port}/tallybook",

@@ -9,10 +9,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE_S = 120.0
+"""Long enough for any start or move of processes on a busy machine: it costs time only where something is wrong."""
+
 _POLL_S = 0.05
 
 
-def eventually(condition: Callable[[], T], within_s: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], within_s: float = PATIENCE_S) -> T:
     """The first true value of `condition`, which may raise until then.
 
     Raises:

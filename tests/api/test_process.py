@@ -42,14 +42,14 @@ def running(stack: Stack) -> Iterator[Running]:
     settings = stack.fresh(billing_partitions=1, usage_partitions=1, api_port=port)
     processes = [stack.start(name, settings) for name in ("command-handler", "projector", "api")]
     with CommandClient(settings) as client:
-        eventually(lambda: client.request("shop", SELLER, key="test:seller", actor="test"), within_s=60)
-        eventually(lambda: client.request("shop", BOOK, key="test:book", actor="test"), within_s=60)
+        eventually(lambda: client.request("shop", SELLER, key="test:seller", actor="test"))
+        eventually(lambda: client.request("shop", BOOK, key="test:book", actor="test"))
     with postgres.connect(postgres.worker_url(settings)) as connection, connection.cursor() as tx:
         key = api_keys.create(tx, "shop", "test")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
         http.headers["Authorization"] = f"Bearer {key}"
-        eventually(lambda: http.get("/readyz").status_code == 200, within_s=30)
-        eventually(lambda: http.get("/v1/price-books/1").status_code == 200, within_s=30)
+        eventually(lambda: http.get("/readyz").status_code == 200)
+        eventually(lambda: http.get("/v1/price-books/1").status_code == 200)
         yield Running(settings, http)
     for each in processes[::-1]:
         assert stack.stop(each) == 0, f"{each.args} did not end cleanly"
@@ -94,5 +94,5 @@ def test_the_process_ends_within_its_ten_seconds(stack: Stack) -> None:
     port = Ports(stack.data / "api-tests").get("other")
     settings = stack.settings.model_copy(update={"api_port": port})
     process = stack.start("api", settings)
-    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, within_s=30)
-    assert stack.stop(process, within_s=10) == 0
+    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200)
+    assert stack.stop(process) == 0

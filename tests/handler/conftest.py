@@ -46,7 +46,7 @@ class Handlers:
         process.kill()
         process.wait()
 
-    def ask(self, tenant: str, command: Any, key: str, within_s: float = 40) -> CommandResult:
+    def ask(self, tenant: str, command: Any, key: str) -> CommandResult:
         """The result, repeated with the same key until there is one: what every caller of ours does."""
 
         def once() -> CommandResult | None:
@@ -55,7 +55,7 @@ class Handlers:
             except Transient:
                 return None
 
-        return eventually(once, within_s=within_s)
+        return eventually(once)
 
     def records(self, topic: str) -> list[Record]:
         """Everything committed to `topic`, in order of partition and offset."""

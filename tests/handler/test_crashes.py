@@ -59,13 +59,13 @@ def test_a_handler_killed_anywhere_answers_every_command_once(handlers: Handlers
             # One at a time, so that there are as many transactions as the failpoint waits for.
             sent.append(handlers.client.send("acme", customer(each), key=f"test:{each}", actor="test"))
             count = len(sent)
-            eventually(lambda c=count: process.poll() is not None or len(handlers.results()) >= c, within_s=30)  # type: ignore[misc]
+            eventually(lambda c=count: process.poll() is not None or len(handlers.results()) >= c)  # type: ignore[misc]
         else:
             sent.append(handlers.client.send("acme", customer(each), key=f"test:{each}", actor="test"))
-    assert eventually(process.poll, within_s=30) == -signal.SIGKILL
+    assert eventually(process.poll) == -signal.SIGKILL
     sent += [handlers.client.send("acme", customer(each), key=f"test:{each}", actor="test") for each in names[10:]]
     handlers.start(instance="one")
-    eventually(lambda: {each.command_id for each in handlers.results()} >= set(sent), within_s=40)
+    eventually(lambda: {each.command_id for each in handlers.results()} >= set(sent))
     answered = Counter(each.command_id for each in handlers.results())
     assert answered == Counter(sent)
     assert {each.outcome for each in handlers.results()} == {Outcome.ACCEPTED}
@@ -75,7 +75,7 @@ def test_a_handler_killed_anywhere_answers_every_command_once(handlers: Handlers
 def test_a_zombie_stopped_inside_its_transaction_is_fenced(handlers: Handlers) -> None:
     """SIGSTOP between produce and commit; another takes over and answers; SIGCONT: the zombie's commit must fail."""
     config = KafkaConfig.of(handlers.settings)
-    zombie = handlers.start(TALLYBOOK_FAILPOINT="handler.before_commit=pause:2@2")
+    zombie = handlers.start(TALLYBOOK_FAILPOINT="handler.before_commit=pause:8@2")
     handlers.ask("acme", SELLER, "test:register")
     handlers.client.send("acme", customer("c1"), key="test:c1", actor="test")
 
@@ -83,14 +83,14 @@ def test_a_zombie_stopped_inside_its_transaction_is_fenced(handlers: Handlers) -
         ends = [end_offsets(config, "billing.events", [0], each)[0] for each in ("read_uncommitted", "read_committed")]
         return ends[0] > ends[1]
 
-    eventually(written_not_committed, within_s=10)
+    eventually(written_not_committed)
     zombie.send_signal(signal.SIGSTOP)
     handlers.start()
     taken_over = handlers.ask("acme", customer("c1"), "test:c1")
     assert taken_over.outcome is Outcome.ACCEPTED
     handlers.ask("acme", customer("c2"), "test:c2")
     zombie.send_signal(signal.SIGCONT)
-    eventually(lambda: handlers.logged("partition taken over by another writer") or _dropped(handlers), within_s=20)
+    eventually(lambda: handlers.logged("partition taken over by another writer") or _dropped(handlers))
     handlers.ask("acme", customer("c3"), "test:c3")
     assert_exact(handlers, "acme", ["c1", "c2", "c3"])
 
@@ -132,7 +132,7 @@ def test_poison_in_the_middle_of_a_batch_is_set_aside_alone(handlers: Handlers) 
     producer.flush()
     client.send("acme", customer("c2"), key="test:c2", actor="test")
     handlers.start()
-    eventually(lambda: len(handlers.records("billing.quarantine")) == 5 and len(handlers.results()) == 7, within_s=30)
+    eventually(lambda: len(handlers.records("billing.quarantine")) == 5 and len(handlers.results()) == 7)
     kept = handlers.records("billing.quarantine")
     assert [each.headers["dlq-reason"].decode() for each in kept] == [
         "bad_magic",
@@ -165,12 +165,12 @@ def test_partitions_move_between_handlers_while_commands_flow(stack: Stack) -> N
         sent = _send_to_all(handlers, tenants, 0)
         handlers.start()
         sent += _send_to_all(handlers, tenants, 1)
-        eventually(lambda: len({len(each["partitions"]) for each in handlers.logged("partitions assigned")}) > 1, 30)
+        eventually(lambda: len({len(each["partitions"]) for each in handlers.logged("partitions assigned")}) > 1)
         sent += _send_to_all(handlers, tenants, 2)
         first.send_signal(signal.SIGTERM)
         sent += _send_to_all(handlers, tenants, 3)
-        assert first.wait(15) == 0
-        eventually(lambda: {each.command_id for each in handlers.results()} >= set(sent), within_s=60)
+        assert first.wait(60) == 0
+        eventually(lambda: {each.command_id for each in handlers.results()} >= set(sent))
         assert max(Counter(each.command_id for each in handlers.results()).values()) == 1
         for each in tenants:
             assert_exact(handlers, each, [f"c{n}" for n in range(120)])
@@ -195,6 +195,6 @@ def test_a_log_that_contradicts_itself_stops_the_handler_with_70(handlers: Handl
     producer.send("billing.events", real.value or b"", key="acme", headers=real.headers, partition=0)
     producer.flush()
     second = handlers.start(instance="one")
-    assert eventually(second.poll, within_s=20) == 70
+    assert eventually(second.poll) == 70
     assert "event 1 after 1" in handlers.logged("the log contradicts itself; nothing can be decided on it")[0]["reason"]
     assert "event 1 after 1" in [each.what for each in check_log(handlers.settings).faults]

@@ -153,7 +153,7 @@ def test_offsets_move_with_the_transaction(config: KafkaConfig) -> None:
         records.extend(consumer.poll())
         return len(records) == 3
 
-    eventually(came, within_s=30)
+    eventually(came)
     assert sorted(given) == [(COMMANDS, partition) for partition in range(6)]
     assert committed_offsets(config, "command-handler", given) == {}
     producer = TransactionalProducer(config, "handler-4")
@@ -168,7 +168,7 @@ def test_offsets_move_with_the_transaction(config: KafkaConfig) -> None:
     again = Consumer(config, "command-handler", reset="earliest")
     again.subscribe([COMMANDS], assigned=lambda _: None, revoked=lambda _: None, lost=lambda _: None)
     read: list[Record] = []
-    read += eventually(again.poll, within_s=30)
+    read += eventually(again.poll)
     assert [record.value for record in read] == [b"2"]
     again.close()
 

@@ -56,7 +56,7 @@ class Local:
             child = read_state(self.data)["processes"][name]
             return child["pid"] not in (None, before) and child["state"] == "healthy"
 
-        eventually(healed, within_s=30)
+        eventually(healed)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from billing.tenant import AdvanceClock, UsageBounds
 from infra import postgres
 from infra.errors import Transient
 from infra.kafka import KafkaConfig, Producer, headers, partition_for, scan
+from infra.local.ports import Ports
 from infra.settings import Settings
 from projections import generation
 from schemas.codec import decode_event, encode_usage, fingerprint_of
@@ -50,7 +50,7 @@ class System:
     """All processes on topics and a database of their own."""
 
     def __init__(self, stack: Stack) -> None:
-        port = _free_port()
+        port = Ports(stack.data / "sandbox").get("sandbox")
         self.stack = stack
         self.settings: Settings = stack.fresh(sandbox=f"http://127.0.0.1:{port}", sandbox_port=port)
         self.config = KafkaConfig.of(self.settings)
@@ -77,9 +77,9 @@ class System:
         """Start `name` anew, so that it dies when it passes `failpoint` for the given time."""
         return self.restart(name, TALLYBOOK_FAILPOINT=f"{failpoint}=kill@{passes}")
 
-    def resurrect(self, name: str, died: subprocess.Popen[bytes], within_s: float = 60) -> None:
+    def resurrect(self, name: str, died: subprocess.Popen[bytes]) -> None:
         """Wait until it was killed, and start it again."""
-        eventually(lambda: died.poll() is not None, within_s=within_s)
+        eventually(lambda: died.poll() is not None)
         assert died.returncode == -signal.SIGKILL, f"{name} ended with {died.returncode}"
         self.start(name)
 
@@ -114,7 +114,7 @@ class System:
             except Transient:
                 return None
 
-        result = eventually(answered, within_s=60)
+        result = eventually(answered)
         assert result.outcome is Outcome.ACCEPTED, (result.code, result.detail)
 
     def open(self, tenant: str, airlines: dict[str, str]) -> None:
@@ -162,7 +162,7 @@ class System:
         answer = httpx.get(f"{self.settings.sandbox}/book").json()
         return [each for each in answer["charges"] if each["metadata"]["tenant_id"] == tenant]
 
-    def await_paid(self, tenant: str, invoices: int, within_s: float = 120) -> None:
+    def await_paid(self, tenant: str, invoices: int) -> None:
         def paid() -> bool:
             with postgres.transaction(self._pool) as tx:
                 generation.enter(tx, "billing")
@@ -171,7 +171,7 @@ class System:
                 ).fetchone()
             return row is not None and row[0] >= invoices
 
-        eventually(paid, within_s=within_s)
+        eventually(paid)
 
     def check(self, tenant: str, flights: dict[str, Sequence[int]]) -> None:
         """One invoice per period, totals to the cent, numbers without gaps, one charge per invoice.
@@ -210,10 +210,3 @@ class System:
         for partition in where:
             self.producer.send("usage.events", value, key=tenant, headers=made, partition=partition)
         self.producer.flush()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -33,7 +33,7 @@ def test_one_of_two_leads_until_it_lets_go(candidate: Make) -> None:
     assert not second.held()
     assert first.held()
     first.close()
-    assert eventually(second.held, within_s=10)  # the server notices a little later that the first one's line is closed
+    assert eventually(second.held)  # the server notices a little later that the first one's line is closed
     assert not first.held()
 
 

@@ -44,7 +44,7 @@ def copied(stack: Stack, prepared: Settings) -> Iterator[Settings]:
         owner.execute(f"CREATE DATABASE {name} TEMPLATE {_name(prepared)}")
     yield _beside(stack.settings, name).model_copy(update={"topic_prefix": f"{name}.", "data": stack.data / name})
     # The server notices a little later that the last pool is closed, and the owner may not end others' sessions.
-    eventually(lambda: postgres.drop_database(stack.settings.postgres, name) is None, within_s=30)
+    eventually(lambda: postgres.drop_database(stack.settings.postgres, name) is None)
 
 
 @pytest.fixture

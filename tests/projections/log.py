@@ -35,7 +35,6 @@ def append(settings: Settings, *histories: Sequence[EventEnvelope], size: int = 
             end_offsets(config, billing_set.TOPIC, partitions)
             == end_offsets(config, billing_set.TOPIC, partitions, "read_uncommitted")
         ),
-        within_s=60,
     )
 
 

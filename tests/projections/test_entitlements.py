@@ -121,7 +121,7 @@ def published(publisher: Publisher, answers: Entitlements, expected: Access) -> 
         publisher.step()
         return told(answers) == (expected, CACHE)
 
-    eventually(arrived, within_s=20)
+    eventually(arrived)
 
 
 def test_an_emptied_redis_is_told_everything_again(
@@ -195,9 +195,9 @@ def test_the_process_publishes_and_stops_when_asked(
     stack: Stack, own_redis: Settings, subscribed: History, answers: Entitlements
 ) -> None:
     process = stack.start("entitlements", own_redis)
-    eventually(lambda: told(answers)[1] == CACHE, within_s=30)
+    eventually(lambda: told(answers)[1] == CACHE)
     redis.Redis.from_url(own_redis.redis).flushdb()
-    eventually(lambda: told(answers) == (within(400), CACHE), within_s=10)
+    eventually(lambda: told(answers) == (within(400), CACHE))
     assert stack.stop(process) == 0
 
 

@@ -77,7 +77,7 @@ class Asking:
     def await_source(self, source: str) -> None:
         """Until an answer of now came from there."""
         seen = len(self.answers)
-        eventually(lambda: source in {each.source for each in self.answers[seen:]}, within_s=30)
+        eventually(lambda: source in {each.source for each in self.answers[seen:]})
 
     def end(self) -> None:
         self._stop.set()

@@ -43,10 +43,10 @@ def test_killed_and_started_again_it_projects_every_event_once(
     assert process.wait(60) == -signal.SIGKILL
     process = stack.start("projector", fresh, **fault)  # it fires once per data folder
     wanted = {tenant: len(events) for tenant, events in logged.items()}
-    eventually(lambda: reached(pool) == wanted, within_s=60)
+    eventually(lambda: reached(pool) == wanted)
     assert [each for each in compared(fresh, pool).values() if each.differing] == []
     append(fresh, a_quarter("late").events)
-    eventually(lambda: reached(pool).get("late"), within_s=20)
+    eventually(lambda: reached(pool).get("late"))
     assert stack.stop(process) == 0
 
 

@@ -26,7 +26,7 @@ def running(stack: Stack) -> Iterator[System]:
     warm = load(EXAMPLES / "money-zero-is-paid.scenario")
     with system.running(settings) as playing:
         # A process that was just started takes its time until it has its partitions.
-        eventually(lambda: _answers(playing, warm), within_s=120)
+        eventually(lambda: _answers(playing, warm))
         yield playing
     for each in processes:
         stack.stop(each)

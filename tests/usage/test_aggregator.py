@@ -155,7 +155,7 @@ def test_totals_are_exact_after_a_kill_at_every_step(aggregators: Aggregators) -
 
     for _ in range(12):
         sent = send(100)
-        eventually(moved_on, within_s=120)
+        eventually(moved_on)
         if kills == len(FAILPOINTS):
             break
     assert kills == len(FAILPOINTS)
@@ -193,7 +193,7 @@ def test_bad_records_go_to_usage_rejected_and_nothing_else_is_lost(aggregators: 
     aggregators.produce(producer, tenant, encode_usage(batch(event("6"), tenant=tenant)), 1)
     assert producer.flush(30) == 0
     process = aggregators.start()
-    eventually(aggregators.is_caught_up, within_s=60)
+    eventually(aggregators.is_caught_up)
     refused = aggregators.rejected()
     found = Counter(each.reason for each in refused.values())
     assert found == Counter([*bad, "out_of_range", "unknown_meter", "id_conflict", "unknown_tenant", "key_mismatch"]), (
@@ -229,15 +229,15 @@ def test_usage_of_an_aborted_transaction_never_counts(aggregators: Aggregators) 
             producer.abort()
         producer.close()
     first = aggregators.start()
-    eventually(lambda: aggregators.total(tenant) == (2, 101), within_s=60)
+    eventually(lambda: aggregators.total(tenant) == (2, 101))
     # The partition ends with an aborted transaction, and yet a cut at its end is passed.
-    eventually(aggregators.is_caught_up, within_s=60)
+    eventually(aggregators.is_caught_up)
     assert aggregators.stack.stop(first) == 0
     plain = confluent_kafka.Producer(aggregators.config.client())
     aggregators.produce(plain, tenant, encode_usage(batch(event("last", bytes="7"), tenant=tenant)))
     assert plain.flush(30) == 0
     aggregators.start()
-    eventually(lambda: aggregators.total(tenant) == (3, 108), within_s=60)
+    eventually(lambda: aggregators.total(tenant) == (3, 108))
 
 
 def test_two_workers_share_the_partitions_and_a_killed_ones_move(aggregators: Aggregators) -> None:
@@ -254,12 +254,12 @@ def test_two_workers_share_the_partitions_and_a_killed_ones_move(aggregators: Ag
         assert producer.flush(30) == 0
 
     send(0)
-    eventually(aggregators.is_caught_up, within_s=90)
+    eventually(aggregators.is_caught_up)
     send(40)
     workers[0].kill()
     workers[0].wait()
     send(80)
-    eventually(lambda: all(aggregators.total(each)[0] == 130 for each in tenants), within_s=90)
+    eventually(lambda: all(aggregators.total(each)[0] == 130 for each in tenants))
     assert sum(each.duplicate for each in aggregators.fates().values()) == 20 * PARTITIONS
     assert reconcile(aggregators.settings).balanced
 
@@ -267,7 +267,7 @@ def test_two_workers_share_the_partitions_and_a_killed_ones_move(aggregators: Ag
 def test_logs_are_json_lines(aggregators: Aggregators) -> None:
     process = aggregators.start()
     log = aggregators.settings.data / "logs" / "usage-aggregator.log"
-    eventually(lambda: "reading begins" in log.read_text(), within_s=60)
+    eventually(lambda: "reading begins" in log.read_text())
     assert aggregators.stack.stop(process) == 0
     assert all(json.loads(line)["at"] for line in log.read_text().splitlines() if line.startswith("{"))
 
@@ -290,10 +290,10 @@ def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggrega
         starts = [len(line["starts"]) for line in lines if line["event"] == "reading begins"]
         return sorted(starts[-2:])
 
-    eventually(lambda: shares() == [1, 2], within_s=60)
+    eventually(lambda: shares() == [1, 2])
     send(1)
-    eventually(aggregators.is_caught_up, within_s=60)
+    eventually(aggregators.is_caught_up)
     workers[0].kill()
     send(2)
-    eventually(aggregators.is_caught_up, within_s=15)
+    eventually(aggregators.is_caught_up)
     assert all(aggregators.fates()[tenant].counted == 2 for tenant in tenants)

@@ -157,7 +157,7 @@ def test_a_killed_producer_leaves_its_events_to_the_next(stack: Stack, tmp_path:
     with UsageProducer(
         alone.kafka, "t-spool", source="s", spool=tmp_path, topic_prefix=alone.topic_prefix, on_delivery=reports.append
     ):
-        eventually(lambda: len(reports) == 25, within_s=20)
+        eventually(lambda: len(reports) == 25)
     assert sorted(int(each.event.id) for each in reports) == list(range(25))
     assert ids_in(alone) == [str(number) for number in range(25)]
     assert list(tmp_path.glob("*.spool")) == []

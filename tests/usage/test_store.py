@@ -100,7 +100,7 @@ def test_a_worker_that_is_overtaken_sends_and_writes_nothing(bench: Bench) -> No
             generation.advance(tx, usage.SET, number, usage.TOPIC, 0, 1, 2)
             applying = threads.submit(slow.apply, Batch(log.records[1:], 1))
             waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            eventually(lambda: bench.rows(waiting), within_s=20)
+            eventually(lambda: bench.rows(waiting))
         with pytest.raises(Conflict):
             applying.result(20)
     slow.apply(Batch(log.records, 0))  # as the loop repeats it: nothing is left to do

@@ -76,11 +76,11 @@ def test_a_frozen_agent_is_ended_started_again_and_loses_nothing(
     aggregators.register(*aggregators.tenants())
     send(aggregators, range(50))
     child = supervised("usage-aggregator", aggregators.settings, TALLYBOOK_FAILPOINT="usage.after_poll=pause:600@2")
-    eventually(lambda: tended(child, restarts=1), within_s=60)
+    eventually(lambda: tended(child, restarts=1))
     assert child.last_exit == STALLED
     assert re.fullmatch(r"usage\.events/\d@\d+", child.stuck_at)
     send(aggregators, range(50, 100))
-    eventually(lambda: all(aggregators.total(each)[0] == 100 for each in aggregators.tenants()), within_s=60)
+    eventually(lambda: all(aggregators.total(each)[0] == 100 for each in aggregators.tenants()))
     assert child.restarts == 1
 
 
@@ -91,9 +91,9 @@ def test_a_frozen_writer_of_commands_is_ended_and_every_command_is_answered(
     handlers = Handlers(stack, settings)
     child = supervised("command-handler", settings, TALLYBOOK_FAILPOINT="handler.after_begin=pause:600")
     sent = handlers.client.send("acme", SELLER, key="test:register", actor="test")
-    eventually(lambda: tended(child, restarts=1), within_s=60)
+    eventually(lambda: tended(child, restarts=1))
     assert (child.last_exit, child.stuck_at) == (STALLED, "billing.commands/0@0")
-    eventually(lambda: [each.command_id for each in handlers.results()] == [sent], within_s=60)
+    eventually(lambda: [each.command_id for each in handlers.results()] == [sent])
     handlers.client.close()
 
 
@@ -103,9 +103,9 @@ def test_a_frozen_reader_of_events_is_ended_and_reads_on(stack: Stack, supervise
     handlers.start()
     handlers.ask("acme", SELLER, "test:register")
     child = supervised("meters", settings, TALLYBOOK_FAILPOINT="meters.before_commit=pause:600")
-    eventually(lambda: tended(child, restarts=1), within_s=60)
+    eventually(lambda: tended(child, restarts=1))
     assert (child.last_exit, child.stuck_at) == (STALLED, "billing.events/0@0")
-    eventually(lambda: "meters published" in child.log.read_text().rpartition("process started")[2], within_s=60)
+    eventually(lambda: "meters published" in child.log.read_text().rpartition("process started")[2])
     for each in handlers.processes:
         stack.stop(each)
     handlers.client.close()
@@ -116,12 +116,12 @@ def test_a_killed_workers_partitions_move_in_time(aggregators: Aggregators) -> N
     aggregators.register(*tenants)
     workers = [aggregators.start(), aggregators.start()]
     log = aggregators.settings.data / "logs" / "usage-aggregator.log"
-    eventually(lambda: log.read_text().count("reading begins") >= 3, within_s=60)  # alone, then both
+    eventually(lambda: log.read_text().count("reading begins") >= 3)  # alone, then both
     send(aggregators, range(10))
-    eventually(aggregators.is_caught_up, within_s=60)
+    eventually(aggregators.is_caught_up)
     workers[0].kill()
     workers[0].wait()
     killed = time.monotonic()
     send(aggregators, range(10, 20))
-    eventually(lambda: all(aggregators.total(each)[0] == 20 for each in tenants), within_s=60)
+    eventually(lambda: all(aggregators.total(each)[0] == 20 for each in tenants))
     assert time.monotonic() - killed < MOVED_WITHIN_S
