@@ -132,7 +132,7 @@ def test_people_read_tenants_clock_keys_and_invoices(tallybook: Run, tmp_path: P
     assert (code, key.startswith("tb_")) == (0, True)
     shown = tallybook("keys", "list", "--tenant", "shop")[1]
     assert "web" in shown
-    assert key.split("_")[2] not in shown
+    assert key.split("_", 2)[2] not in shown  # a secret may begin with the same sign
     assert tallybook("keys", "revoke", key)[0] == 0
     assert tallybook("keys", "revoke", key)[0] == 1
     assert tallybook("invoices", "list", "--json")[1].strip() == "[]"

@@ -171,7 +171,7 @@ class System:
                 ).fetchone()
             return row is not None and row[0] >= invoices
 
-        eventually(paid)
+        eventually(paid, within_s=240)
 
     def check(self, tenant: str, flights: dict[str, Sequence[int]]) -> None:
         """One invoice per period, totals to the cent, numbers without gaps, one charge per invoice.
