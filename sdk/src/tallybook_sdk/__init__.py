@@ -9,6 +9,7 @@ from tallybook_sdk.event import InvalidEvent as InvalidEvent
 from tallybook_sdk.event import UsageEvent as UsageEvent
 from tallybook_sdk.event import new_id as new_id
 from tallybook_sdk.producer import UsageProducer as UsageProducer
+from tallybook_sdk.published_spread import PublishedSpread as PublishedSpread
 from tallybook_sdk.spool import Fsync as Fsync
 from tallybook_sdk.spool import SpoolUnusable as SpoolUnusable
 from tallybook_sdk.spread import Spread as Spread

@@ -12,6 +12,7 @@ from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered
 from tallybook_sdk.event import UsageEvent
 from tallybook_sdk.producer import UsageProducer
 from tallybook_sdk.spool import Fsync
+from tallybook_sdk.spread import Placing
 
 _ROOM = timedelta(milliseconds=50)
 
@@ -27,6 +28,7 @@ class AsyncUsageProducer:
         """`options`: those of `UsageProducer`; reports by `on_delivery` come from another thread."""
         self._waits = options.get("when_full", "wait") == "wait"
         self._blocks = options.get("fsync") is Fsync.EVENT
+        self._spread: Placing | None = options.get("spread")
         self._make = functools.partial(UsageProducer, bootstrap, tenant, **(options | {"when_full": "raise"}))
         self._producer: UsageProducer | None = None
 
@@ -80,6 +82,8 @@ class AsyncUsageProducer:
                 raise
 
     async def _ready(self) -> UsageProducer:
+        if self._producer is None and self._spread is not None:
+            await asyncio.to_thread(self._spread.ready)
         if self._producer is None:
             self._producer = self._make()  # reads the spool, if there is one: done once, before the work
         return self._producer

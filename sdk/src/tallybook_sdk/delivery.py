@@ -50,4 +50,4 @@ class BufferFull(Exception):
 
 
 class Unreachable(Exception):
-    """The brokers do not answer, or have no topic for usage."""
+    """The brokers do not answer, or have no topic for usage; or the API does not tell the spread."""

@@ -17,7 +17,7 @@ from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered, OnDeliver
 from tallybook_sdk.event import NAME_LENGTH_MAX, InvalidEvent, UsageEvent
 from tallybook_sdk.living import watch
 from tallybook_sdk.spool import Fsync, Spool, SpoolUnusable
-from tallybook_sdk.spread import Spread
+from tallybook_sdk.spread import Placing
 from tallybook_sdk.transport import BY_KEY, Failure, Full, Transport
 from tallybook_sdk.wire import Encoder, decode_event, encode_batch
 
@@ -76,18 +76,19 @@ class UsageProducer:
         on_delivery: OnDelivery | None = None,
         spool: Path | str | None = None,
         fsync: Fsync = Fsync.NEVER,
-        spread: Spread | None = None,
+        spread: Placing | None = None,
         topic_prefix: str = "",
         kafka: Mapping[str, Any] | None = None,
     ) -> None:
         """`linger`: longest wait of an event for company. `buffer_events`: most events under way; one more waits, or
         raises `BufferFull`. `on_delivery`: told of each event that `send` is given no report for. `spool`: folder that
         keeps what is not acknowledged, across the end of the process; `fsync`, how hard. `spread`: of a tenant whose
-        usage lies in several partitions; see `respread`. `kafka`: librdkafka settings, such as TLS and SASL.
+        usage lies in several partitions; see `PublishedSpread`. `kafka`: librdkafka settings, such as TLS and SASL.
 
         Raises:
             ValueError: a setting would lose or misplace events.
             SpoolUnusable: another process has the folder, or it is another tenant's.
+            Unreachable: the API does not tell the spread.
         """
         if not 0 < len(tenant) <= NAME_LENGTH_MAX or not tenant.isprintable():
             raise ValueError(f"tenant: allowed are 1 to {NAME_LENGTH_MAX} printable characters")
@@ -97,6 +98,8 @@ class UsageProducer:
             raise ValueError("buffer_events: a whole batch must fit")
         if when_full not in ("wait", "raise"):
             raise ValueError("when_full: allowed are wait and raise")
+        if spread is not None:
+            spread.ready()
         self._topic = topic_prefix + TOPIC
         self._tenant = tenant
         self._transport = Transport(bootstrap, self._topic, tenant, source, kafka or {})
@@ -143,17 +146,13 @@ class UsageProducer:
         if was_closed:
             self._closed.set()
 
-    def respread(self, spread: Spread) -> None:
+    def respread(self, spread: Placing) -> None:
         """Place events by a newer spread from now on; before its first event time comes, or those after are refused."""
         with self._lock:
             self._spread = spread
 
     def check(self, timeout: timedelta = timedelta(seconds=8)) -> None:
-        """Return if the brokers answer and have the topic.
-
-        Raises:
-            Unreachable: saying why.
-        """
+        """Return if the brokers answer and have the topic. Raises `Unreachable`, saying why."""
         self._transport.check(timeout.total_seconds())
 
     def send(self, event: UsageEvent, on_delivery: OnDelivery | None = None) -> None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from itertools import pairwise
-from typing import Self
+from typing import Protocol, Self
+
+
+class Placing(Protocol):
+    """Knows where a tenant's events belong."""
+
+    def ready(self) -> None:
+        """Return once it is known. Raises `Unreachable` if nobody tells."""
+
+    def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
+        """Where an event belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,9 @@ class Spread:
             return cls(int(told["log_partitions"]), tuple(versions))
         except (KeyError, TypeError) as e:
             raise ValueError(f"spread: no answer of /v1/usage/spread: {e}") from e
+
+    def ready(self) -> None:
+        """It is known: this is it."""
 
     def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
         """Where an event belongs."""
