@@ -53,8 +53,8 @@ def main() -> int:
         return _under_fire(chosen)
     with running() as system:
         settings = system.settings(chosen.partitions)
-        register(settings)
-        load = Load(chosen.partitions, chosen.per_record, chosen.customers, chosen.random_ids)
+        register(settings, chosen.spread)
+        load = Load(chosen.partitions, chosen.per_record, chosen.customers, chosen.random_ids, chosen.spread)
         events = load.send(settings, chosen.events or chosen.seconds * EXPECTED_RATE, _say)
         reached = ends(settings)
         rounds: list[tuple[Taken, Taken]] = []
@@ -148,6 +148,7 @@ def _report(chosen: argparse.Namespace, rounds: list[tuple[Taken, Taken]], wrong
         print(f"{machine()}; broker, Postgres and workers on it together")
         print(
             f"{chosen.per_record} events a record, {chosen.partitions} partitions, {chosen.workers} worker(s), "
+            f"{f'one tenant over {chosen.spread} partitions, ' if chosen.spread else ''}"
             f"{chosen.customers} customers a tenant, {chosen.preload:,} identities before, "
             f"{'random ids' if chosen.random_ids else 'UUIDv7'}"
         )
@@ -170,6 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=0, help="so many events instead")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--partitions", type=int, default=4, help="and tenants")
+    parser.add_argument("--spread", type=int, default=0, help="one tenant over so many partitions instead")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--per-record", type=int, default=500)
     parser.add_argument("--customers", type=int, default=1000, help="of each tenant; each has 4 series")
@@ -180,7 +182,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--rate", type=int, default=5_000, help="events a second that are sent under --chaos")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if not 0 <= chosen.spread <= chosen.partitions:
+        parser.error(f"--spread: allowed are 0 to {chosen.partitions}, the --partitions")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import confluent_kafka
 import uuid_utils
 
 from benchmarks.usage_system import tenants
-from infra.kafka import KafkaConfig
+from billing.placing import partition_of
+from infra.kafka import KafkaConfig, partition_for
 from infra.settings import Settings
 from projections import usage
 from schemas import binary
@@ -38,16 +40,46 @@ class Load:
     per_record: int
     customers: int
     random_ids: bool = False
+    spread: int = 0
+    """Over how many partitions one tenant's events are spread; 0: a tenant for each partition."""
     sums: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """(Tenant, customer) -> events, and their bytes."""
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def records(self, events: int) -> Iterator[tuple[str, bytes]]:
-        """(Tenant, record) of about so many events, tenant by tenant in turn."""
+    def records(self, events: int) -> Iterator[tuple[str, int, bytes]]:
+        """(Tenant, partition, record) of about so many events, tenant by tenant or partition by partition in turn."""
         names = tenants(self.partitions)
+        if self.spread:
+            yield from self._spread_records(names[0], events)
+            return
         for number in range(max(1, events // self.per_record)):
-            tenant = names[number % len(names)]
-            yield tenant, encode_batch(tenant, [self._event(tenant) for _ in range(self.per_record)])
+            partition = number % len(names)
+            tenant = names[partition]
+            yield tenant, partition, encode_batch(tenant, [self._event(tenant) for _ in range(self.per_record)])
+
+    def _spread_records(self, tenant: str, events: int) -> Iterator[tuple[str, int, bytes]]:
+        home = partition_for(tenant, self.partitions)
+        filling: dict[int, list[dict[str, object]]] = {}
+        for _ in range(max(1, events // self.per_record)):
+            while True:
+                event = self._event(tenant)
+                partition = partition_of(home, self.partitions, self.spread, str(event["source"]), str(event["id"]))
+                batch = filling.setdefault(partition, [])
+                batch.append(event)
+                if len(batch) == self.per_record:
+                    break
+            yield tenant, partition, encode_batch(tenant, filling.pop(partition))
+        for left in (event for batch in filling.values() for event in batch):
+            self._forget(tenant, left)
+
+    def _forget(self, tenant: str, event: dict[str, Any]) -> None:
+        """It is not sent."""
+        customer, size = event["customer"], int(event["properties"]["bytes"])
+        known, total = self.sums[tenant, customer]
+        if known == 1:
+            del self.sums[tenant, customer]
+        else:
+            self.sums[tenant, customer] = (known - 1, total - size)
 
     def _event(self, tenant: str) -> dict[str, object]:
         chance = self._random.random
@@ -80,13 +112,14 @@ class Load:
         )
         mark = [("schema", FINGERPRINT.hex().encode())]
         sent = 0
-        for tenant, value in self.records(events):
+        for tenant, partition, value in self.records(events):
             while True:
                 try:
                     producer.produce(
                         config.named(usage.TOPIC),
                         value,
                         tenant.encode(),
+                        partition,
                         headers=[*mark, ("tenant", tenant.encode())],
                         on_delivery=lambda error, _: failed.append(error) if error else None,
                     )

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ import psutil
 
 from billing.ids import TenantId
 from billing.metering import Aggregation, Meter, UsageControl
+from billing.placing import Spread
 from billing.tenant import UsageBounds
 from infra import postgres
 from infra.kafka import KafkaConfig, end_offsets, partition_for
@@ -36,6 +38,7 @@ BOUNDS = UsageBounds(oldest_days=60)
 METER = Meter(
     key="bytes", event_type="api", aggregation=Aggregation.SUM, value="bytes", dimensions=("region",)
 )  # one meter an event
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _START_S = 180
 T = TypeVar("T")
 
@@ -169,12 +172,13 @@ def tenants(partitions: int) -> list[str]:
     return [found[each] for each in range(partitions)]
 
 
-def register(settings: Settings) -> None:
-    """Write control records for the tenants of `tenants` into every partition."""
+def register(settings: Settings, spread: int = 0) -> None:
+    """Write control records for the tenants of `tenants` into every partition. `spread`: each over so many."""
+    versions = (Spread(effective_from=EVER, partitions=spread),) if spread else ()
     config = KafkaConfig.of(settings)
     producer = confluent_kafka.Producer(config.client())
     for tenant in tenants(settings.usage_partitions):
-        made = UsageControl(tenant=TenantId(tenant), version=1, meters=(METER,), bounds=BOUNDS)
+        made = UsageControl(tenant=TenantId(tenant), version=1, meters=(METER,), bounds=BOUNDS, spread=versions)
         for partition in range(settings.usage_partitions):
             producer.produce(
                 config.named(usage.TOPIC),
