@@ -44,6 +44,11 @@ COMPARED: Mapping[str, str] = {
           JOIN usage_series s USING (tenant_id, series)
     """,
     "usage_fate": "SELECT * FROM usage_fate",
+    "usage_duplicate": """
+        SELECT d.* FROM usage_duplicate d
+          LEFT JOIN usage_pruned p USING (tenant_id, partition)
+         WHERE d.appended_at >= coalesce(p.before, '-infinity')
+    """,
     "usage_rejected": "SELECT * FROM usage_rejected",
     "usage_control": "SELECT * FROM usage_control",
     "usage_changed": "SELECT tenant_id, customer_id, meter FROM usage_changed",

@@ -1,4 +1,4 @@
-"""Pruning identities: marks that say how far, and small steps that make it so.
+"""Pruning identities, and the rows of their copies: marks that say how far, and small steps that make it so.
 
 A step looks at a stretch of pages and deletes what lies before the marks, so no index is kept for it: each day every
 page is looked at once. Nobody waits for a step but a claim of the very identity that it deletes.
@@ -14,7 +14,8 @@ from psycopg import Cursor
 
 Tx = Cursor[Any]
 
-TABLES = tuple(f"usage_identity_{remainder}" for remainder in range(8))
+IDENTITIES = tuple(f"usage_identity_{remainder}" for remainder in range(8))
+TABLES = (*IDENTITIES, "usage_duplicate")
 
 
 def reached(tx: Tx) -> dict[int, datetime]:
@@ -25,7 +26,7 @@ def reached(tx: Tx) -> dict[int, datetime]:
 def mark(tx: Tx, marks: Mapping[tuple[str, int], datetime]) -> bool:
     """Say for (tenant, partition) that identities appended before a whole hour may go; a mark never moves back.
 
-    Whether there is something to sweep: counted events before a mark that no sweep has passed.
+    Whether there is something to sweep: counted events, or copies, before a mark that no sweep has passed.
     """
     ordered = sorted(marks)
     tx.execute(
@@ -35,7 +36,7 @@ def mark(tx: Tx, marks: Mapping[tuple[str, int], datetime]) -> bool:
           FROM unnest(%s::text[], %s::integer[], %s::timestamptz[]) AS m (tenant_id, partition, before)
          WHERE EXISTS (SELECT FROM usage_fate f
                         WHERE f.tenant_id = m.tenant_id AND f.partition = m.partition
-                          AND f.hour < m.before AND f.counted > 0)
+                          AND f.hour < m.before AND f.counted + f.duplicate > 0)
          ORDER BY m.tenant_id, m.partition
             ON CONFLICT (tenant_id, partition) DO UPDATE
            SET before = greatest(usage_pruned.before, EXCLUDED.before)
@@ -46,7 +47,7 @@ def mark(tx: Tx, marks: Mapping[tuple[str, int], datetime]) -> bool:
         """
         SELECT EXISTS (SELECT FROM usage_pruned p
                          JOIN usage_fate f USING (tenant_id, partition)
-                        WHERE f.hour >= p.swept AND f.hour < p.before AND f.counted > 0)
+                        WHERE f.hour >= p.swept AND f.hour < p.before AND f.counted + f.duplicate > 0)
         """
     ).fetchone()
     assert row is not None
@@ -69,15 +70,16 @@ def pages(tx: Tx, table: str) -> int:
 
 
 def step(tx: Tx, table: str, first_page: int, end_page: int) -> int:
-    """Delete what lies before the marks on these pages of one of `TABLES`; returns how many identities it were."""
+    """Delete what lies before the marks on these pages of one of `TABLES`; returns how many rows it were."""
     assert table in TABLES
+    age = "i.appended_at" if table == "usage_duplicate" else "coalesce(i.amended_at, i.appended_at)"
     return tx.execute(
         f"""
         DELETE FROM {table} AS i
          USING usage_pruned p
          WHERE i.ctid >= %s::tid AND i.ctid < %s::tid
            AND p.tenant_id = i.tenant_id AND p.partition = i.partition
-           AND coalesce(i.amended_at, i.appended_at) < p.before
+           AND {age} < p.before
         """,
         (f"({first_page},0)", f"({end_page},0)"),
     ).rowcount

@@ -98,6 +98,10 @@ def show(
     print(f"event     {found.source} {found.id}")
     if found.counted is not None:
         _show_counted(found.counted)
+    if found.copies.total:
+        places = [position(each.place) for each in found.copies.newest]
+        more = ["..."] if found.copies.total > len(places) else []
+        print(f"copies    {found.copies.total:,}, never counted (duplicate): {', '.join(places + more)}")
     for each in found.refusals:
         blamed = f"{each.field}: " if each.field else ""
         print(f"{each.fate:<9} {position(each.place)}: {each.reason}, {blamed}{each.detail}")

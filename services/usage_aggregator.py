@@ -25,7 +25,7 @@ from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, headers
 from infra.settings import Settings
-from projections import generation, usage, usage_rows
+from projections import generation, usage, usage_duplicates, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services import usage_correcting, usage_pruning
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Refusal, judge
@@ -236,6 +236,7 @@ class UsageStore:
             self._publish(refusals)
         for run in judged.runs():
             usage.add_fates(tx, [_fate(tenant, hour, partition, each) for (tenant, hour), each in run.fates.items()])
+            usage_duplicates.add(tx, partition, run.duplicates)
         usage.add_refused(tx, [_refused(each) for each in refusals])
         usage.set_controls(
             tx,

@@ -89,6 +89,8 @@ class Judged:
     """To be applied when the run's claims are settled, in order of the log."""
     following: Judged | None = None
     """What comes after the corrections."""
+    duplicates: list[Arrival] = field(default_factory=list)
+    """Copies of counted events; complete after `settle`."""
     _records: dict[int, Record] = field(default_factory=dict)
     """By offset: what the claims came in."""
     _repeats: list[tuple[int, Arrival]] = field(default_factory=list)
@@ -138,6 +140,7 @@ class Judged:
         fates.counted -= 1
         if first == late.content:
             fates.duplicate += 1
+            self.duplicates.append(late)
             return
         fates.conflict += 1
         detail = "an event with this source and id but other content was counted before"

@@ -1,8 +1,8 @@
 """Keeps the dedupe horizon: identities whose copies would be refused anyway are deleted, a little at a time.
 
 Part of the usage aggregator; of several, the one that holds the lease. Owns `usage_pruned`, and deletes from
-`usage_identity`. Repeats safely because marks only move forward and a deleted row stays deleted. What is old is judged
-by the log's own clock, so that an aggregator that lags still finds every identity that it needs.
+`usage_identity` and `usage_duplicate`. Repeats safely because marks only move forward and a deleted row stays deleted.
+What is old is judged by the log's own clock, so that an aggregator that lags still finds every identity it needs.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def prune(pool: postgres.Pool, stop: threading.Event, *, over: timedelta = SWEEP
             generation.enter(tx, usage.SET, number, writes=True)
             deleted = usage_pruning.step(tx, table, first, first + STEP_PAGES)
         done.steps += 1
-        done.identities += deleted
-        PRUNED.inc(deleted)
+        if table in usage_pruning.IDENTITIES:
+            done.identities += deleted
+            PRUNED.inc(deleted)
     with postgres.transaction(pool) as tx:
         generation.enter(tx, usage.SET, number)
         usage_pruning.swept(tx, marks)

@@ -1,7 +1,7 @@
 """The fate of a usage event: counted or refused and why, where it lies, what it measured, and which invoices billed it.
 
-An event is (source, id). Its copies have no place of their own: a second one with the same content is a duplicate,
-which `usage_fate` counts, and one with other content is a conflict, told here among the refusals.
+An event is (source, id). A copy with the same content is a duplicate, and one with other content a conflict, told among
+the refusals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from enum import StrEnum
 from billing.errors import Rejected
 from billing.invoicing import BillingRun, PartitionPosition
 from infra.postgres import Cursor
-from projections import generation, usage_events, usage_pruning
+from projections import generation, usage_duplicates, usage_events, usage_pruning
+from projections.usage_duplicates import Copies
 from projections.usage_events import Contribution, Counted, Place, Refused
 from schemas.codec import decode_event
 from services.usage_identity import identity_of
@@ -29,6 +30,8 @@ class Fate(StrEnum):
     UNMATCHED = "unmatched"
     AMENDED = "amended"
     VOIDED = "voided"
+    DUPLICATE = "duplicate"
+    """A copy; of (source, id): only copies are still known one by one, of an event that counted long ago."""
     CONFLICT = "conflict"
     REJECTED = "rejected"
 
@@ -84,6 +87,8 @@ class EventFate:
     counted: Trace | None
     refusals: tuple[Refused, ...]
     """Newest first."""
+    copies: Copies
+    """What came again with the same content."""
 
 
 def fate_of(tx: Cursor, tenant: str, source: str, id: str) -> EventFate:
@@ -93,15 +98,19 @@ def fate_of(tx: Cursor, tenant: str, source: str, id: str) -> EventFate:
         Rejected: unknown_event: nothing is known of it.
     """
     generation.enter_all(tx)
-    found = usage_events.found(tx, tenant, identity_of(source, id))
+    identity = identity_of(source, id)
+    found = usage_events.found(tx, tenant, identity)
     refusals = tuple(usage_events.refused(tx, tenant, source=source, id=id, limit=REFUSALS_MAX))
-    if found is None and not refusals:
+    copies = usage_duplicates.of(tx, tenant, identity)
+    if found is None and not refusals and not copies.total:
         said = f"no event ({source}, {id}) was counted or refused; it may not have arrived yet"
         if gone := [before for (each, _), before in usage_pruning.marks(tx).items() if each == tenant]:
             said += f", or was appended before {max(gone)}: those that counted then are no longer kept one by one"
         raise Rejected("unknown_event", said, field="id")
     counted = None if found is None else traces(tx, tenant, [found])[0]
-    return EventFate(source, id, counted.fate if counted else Fate(refusals[0].fate), counted, refusals)
+    if counted is not None:
+        return EventFate(source, id, counted.fate, counted, refusals, copies)
+    return EventFate(source, id, Fate.DUPLICATE if copies.total else Fate(refusals[0].fate), None, refusals, copies)
 
 
 def traces(tx: Cursor, tenant: str, events: Sequence[Counted]) -> list[Trace]:

@@ -35,6 +35,7 @@ _AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+EventFateName = Literal["counted", "unmatched", "amended", "voided", "duplicate", "conflict", "rejected"]
 From = Annotated[Instant | None, Query(alias="from", description="From this time on.")]
 To = Annotated[Instant | None, Query(alias="to", description="Before this time.")]
 
@@ -116,16 +117,29 @@ class RefusedBody:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyBody:
+    """A copy of a counted event, with the same content: counted never."""
+
+    position: LogPosition
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class EventBody:
     """What became of an event."""
 
     source: str
     id: str
-    fate: Literal["counted", "unmatched", "amended", "voided", "conflict", "rejected"]
-    """Of the copy that counted; if none did, of the newest one."""
+    fate: EventFateName
+    """Of the copy that counted; if none did, of the newest one. `duplicate`: it counted so long ago that only later
+    copies of it are still told."""
     counted: CountedBody | None
     refusals: list[RefusedBody]
-    """Copies with other content, and refusals; newest first. Equal copies are duplicates and leave no trace."""
+    """Copies with other content, and refusals; newest first."""
+    duplicates: int
+    """Copies with the same content."""
+    copies: list[CopyBody]
+    """The newest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +317,8 @@ def _event(reading: Reading, found: EventFate) -> EventBody:
     log = reading.parts.usage_log.events([counted.place]) if counted else {}
     told = _counted(counted, log.get(counted.place)) if counted else None
     refusals = [_refused(each) for each in found.refusals]
-    return EventBody(found.source, found.id, found.fate.value, told, refusals)
+    copies = [CopyBody(LogPosition.of(each.place), each.received_at) for each in found.copies.newest]
+    return EventBody(found.source, found.id, found.fate.value, told, refusals, found.copies.total, copies)
 
 
 _FATES: Final[Mapping[Fate, Literal["counted", "unmatched", "amended", "voided"]]] = {

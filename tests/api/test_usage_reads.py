@@ -80,7 +80,11 @@ def test_conflicts_and_refusals_are_told_with_their_reason(usage: Counting) -> N
     usage.send("e1", bytes="1")
     usage.apply()
     conflict = usage.client.get("/v1/usage/events/test/e1").json()
-    assert conflict["counted"]["position"]["offset"] == 1
+    assert (conflict["fate"], conflict["counted"]["position"]["offset"]) == ("unmatched", 1)
+    assert conflict["duplicates"] == 1
+    assert [each["position"] for each in conflict["copies"]] == [
+        {"partition": usage.log.partition, "offset": 4, "index": 0}
+    ]
     assert [(each["fate"], each["code"], each["position"]["offset"]) for each in conflict["refusals"]] == [
         ("conflict", "id_conflict", 2)
     ]

@@ -197,7 +197,7 @@ def test_a_rebuilt_generation_is_equal_row_by_row(bench: Bench) -> None:
     log = opened()
     log.append(batch(event("1", region="eu"), event("1"), event("", NOON), event("2", NOON - timedelta(days=90))))
     log.append(control(version=2, meters=[CALLS]))
-    log.append(batch(event("3"), event("1", region="us")))
+    log.append(batch(event("3"), event("3"), event("1", region="us")))
     for record in log.records:
         bench.apply([record])
     with postgres.connect(bench.owner) as connection:
