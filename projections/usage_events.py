@@ -46,7 +46,7 @@ class Counted(NamedTuple):
     subscribed: bool
     """False: no subscription covers its time; it is unmatched and never billed."""
     amended: bool = False
-    """It counts with other content than it came with. Told by `found` only, as the next one: lists hold none voided."""
+    """It counts with other content than it came with. A list by meter does not tell."""
     voided_offset: int | None = None
     """From here on in its partition it does not count."""
 
@@ -86,7 +86,7 @@ class Refused(NamedTuple):
 def found(tx: Tx, tenant: str, identity: str) -> Counted | None:
     """The counted event with this identity (32 hex digits)."""
     row = tx.execute(_FOUND, {"tenant": tenant, "identity": identity}).fetchone()
-    return None if row is None else _counted(row[:-2])._replace(amended=row[-2], voided_offset=row[-1])
+    return None if row is None else _counted(row)
 
 
 def counted(
@@ -96,15 +96,17 @@ def counted(
     *,
     customer: str | None = None,
     meter: str | None = None,
-    subscribed: bool | None = None,
+    fate: str | None = None,
     before: Key | None = None,
     limit: int,
 ) -> list[Counted]:
     """The newest counted events of `period`, older than `before`: at most `limit`.
 
-    `meter`: only those that it measured, quickly. `subscribed`: only those that a subscription covers, or that none
-    does.
+    `meter`: only those that it measured, quickly. `fate`: only those that are `counted`, `unmatched`, `amended` or
+    `voided` by now; by default all but the voided. By meter `counted` holds those amended too, and no other fate but
+    `unmatched` can be asked for.
     """
+    assert meter is None or fate in (None, "counted", "unmatched")
     asked = {
         "tenant": tenant,
         "customer": customer,
@@ -115,8 +117,10 @@ def counted(
     conditions = "AND (i.event_time, i.partition, i.record_offset, i.batch_index) < " + _BEFORE if before else ""
     if customer is not None:
         conditions += " AND i.customer_id = %(customer)s"
-    if subscribed is not None:
-        conditions += f" AND {'' if subscribed else 'NOT '}{_SUBSCRIBED}"
+    if fate is not None:
+        conditions += (_OF_FATE if meter is None else _OF_FATE_BY_METER)[fate]
+    elif meter is None:
+        conditions += _COUNTS
     statement = (_COUNTED if meter is None else _COUNTED_BY_METER).format(
         subscribed=_SUBSCRIBED, conditions=conditions, series="AND s.customer_id = %(customer)s" if customer else ""
     )
@@ -132,8 +136,8 @@ def counted(
 
 
 def _counted(row: Sequence[object]) -> Counted:
-    customer, time, partition, offset, index, subscribed = row
-    return Counted(customer, time, Place(partition, offset, index), subscribed)  # type: ignore[arg-type]
+    customer, time, partition, offset, index, *rest = row
+    return Counted(customer, time, Place(partition, offset, index), *rest)  # type: ignore[arg-type]
 
 
 def contributions(tx: Tx, tenant: str, events: Sequence[Counted]) -> dict[Place, tuple[Contribution, ...]]:
@@ -216,6 +220,16 @@ _SUBSCRIBED = """EXISTS (
             WHERE u.tenant_id = i.tenant_id AND u.customer_id = i.customer_id
               AND u.starts_at <= i.event_time AND i.event_time < coalesce(u.ended_at, 'infinity'))"""
 
+_COUNTS = " AND i.voided_offset IS NULL"
+_OF_FATE_BY_METER = {"counted": f" AND {_SUBSCRIBED}", "unmatched": f" AND NOT {_SUBSCRIBED}"}
+_OF_FATE = {
+    "counted": f"{_COUNTS} AND {_SUBSCRIBED} AND i.amended_content IS NULL",
+    "unmatched": f"{_COUNTS} AND NOT {_SUBSCRIBED}",
+    "amended": f"{_COUNTS} AND {_SUBSCRIBED} AND i.amended_content IS NOT NULL",
+    "voided": " AND i.voided_offset IS NOT NULL",
+}
+"""As `usage_trace.Trace.fate` says it."""
+
 _FOUND = f"""
 SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {_SUBSCRIBED},
        i.amended_content IS NOT NULL, i.voided_offset
@@ -227,10 +241,10 @@ _ORDER = " ORDER BY event_time DESC, partition DESC, record_offset DESC, batch_i
 
 _COUNTED = (
     """
-SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {subscribed}
+SELECT i.customer_id, i.event_time, i.partition, i.record_offset, i.batch_index, {subscribed},
+       i.amended_content IS NOT NULL, i.voided_offset
   FROM usage_identity i
- WHERE i.tenant_id = %(tenant)s AND i.event_time >= %(start)s AND i.event_time < %(end)s AND i.voided_offset IS NULL
-       {conditions}
+ WHERE i.tenant_id = %(tenant)s AND i.event_time >= %(start)s AND i.event_time < %(end)s {conditions}
 """
     + _ORDER
 )

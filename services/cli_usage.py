@@ -17,15 +17,16 @@ from infra.settings import Settings
 from services import (
     cli_usage_correct,
     cli_usage_import,
+    cli_usage_list,
     cli_usage_query,
     cli_usage_rejected,
     cli_world,
     usage_placing,
 )
 from services.cli_usage_import import QUIET, with_progress
-from services.cli_usage_rejected import position
+from services.cli_usage_rejected import position, refusal
 from services.usage_file import Fault, Format, Line, format_of, read
-from services.usage_trace import Trace, fate_of
+from services.usage_trace import EventFate, Trace, fate_of
 from tallybook_sdk import Delivery, NotDelivered, Unreachable, UsageProducer
 
 SHOWN_MAX = 20
@@ -49,11 +50,12 @@ class Sent:
 
 def register(app: typer.Typer) -> None:
     """Add `usage`."""
-    group = typer.Typer(help="Usage events.", no_args_is_help=True)
+    group = typer.Typer(help="Usage events: sent, looked at, corrected, and what was measured.", no_args_is_help=True)
     app.add_typer(group, name="usage")
     group.command()(show)
     cli_usage_import.register(group)
     cli_usage_correct.register(group)
+    cli_usage_list.register(group)
     cli_usage_query.register(group)
     cli_usage_rejected.register(group)
 
@@ -71,6 +73,7 @@ def register(app: typer.Typer) -> None:
         """Send the usage events in FILE (CSV with the header id,type,customer,time and properties, or JSON Lines).
 
         Lines with a fault are named and left out; all others are sent. Sending a file again counts nothing twice.
+        For large files there is `import`, which goes on where it was killed.
         Exit code 0: every line is on Kafka; 1: some are not.
         """
         known = form or format_of(path)
@@ -93,7 +96,7 @@ def show(
     with cli_world.reading(cli_world.settings()) as tx:
         found = fate_of(tx, cli_world.the_tenant(tx, tenant), source, id)
     if as_json:
-        print(json.dumps(asdict(found), default=str))
+        print(json.dumps(_plain(found), default=str))
         return
     print(f"event     {found.source} {found.id}")
     if found.counted is not None:
@@ -105,6 +108,19 @@ def show(
     for each in found.refusals:
         blamed = f"{each.field}: " if each.field else ""
         print(f"{each.fate:<9} {position(each.place)}: {each.reason}, {blamed}{each.detail}")
+
+
+def _plain(found: EventFate) -> dict[str, object]:
+    counted = None
+    if found.counted is not None:
+        contributions = [each._asdict() for each in found.counted.contributions]
+        place = position(found.counted.place)
+        counted = {"position": place, **asdict(found.counted), "contributions": contributions}
+        del counted["place"]
+    copies = [{"position": position(each.place), "received_at": each.received_at} for each in found.copies.newest]
+    refusals = [refusal(each) for each in found.refusals]
+    told = {"source": found.source, "id": found.id, "fate": found.fate, "counted": counted, "refusals": refusals}
+    return told | {"duplicates": found.copies.total, "copies": copies}
 
 
 def _show_counted(found: Trace) -> None:

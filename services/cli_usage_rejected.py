@@ -27,7 +27,7 @@ PAGE = 1_000
 Tenant = Annotated[str | None, typer.Option(help="Needed if there is more than one.")]
 Code = Annotated[str | None, typer.Option(help="Only refusals with this code, such as unknown_meter.")]
 Source = Annotated[str | None, typer.Option(help="Only events of this source.")]
-Since = Annotated[str | None, typer.Option(help="Only what was received from this time on: 2026-02-01T00:00:00Z.")]
+Since = Annotated[str | None, typer.Option(help="Only what was received from this time on: 2026-02-01, UTC.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -54,7 +54,7 @@ def list_(
         found = _chosen(tx, chosen, [], code, source, since, limit)
         rows = [(each, counted_since(tx, each)) for each in found]
     if as_json:
-        print(json.dumps([_plain(each) | {"counted_since": since} for each, since in rows], default=str))
+        print(json.dumps([refusal(each) | {"counted_since": since} for each, since in rows], default=str))
         return
     header = ("position", "received", "source", "id", "events", "code", "field", "detail", "now")
     table = [
@@ -87,7 +87,7 @@ def show(
     with closing(UsageLog(KafkaConfig.of(settings))) as log:
         record = log.records([found.place[:2]]).get(found.place[:2])
     event = None if record is None else event_in(record, found.place.batch_index)
-    told = _plain(found) | {"counted_since": since, "event": event}
+    told = refusal(found) | {"counted_since": since, "event": event}
     if event is None and record is not None:
         told["record_hex"] = (record.value or b"").hex()
     if as_json:
@@ -144,7 +144,7 @@ def _report(done: list[Requeued], as_json: bool) -> None:
     if as_json:
         print(
             json.dumps(
-                [_plain(each.refused) | {"outcome": each.outcome, "why": each.detail} for each in done], default=str
+                [refusal(each.refused) | {"outcome": each.outcome, "why": each.detail} for each in done], default=str
             )
         )
         return
@@ -162,7 +162,8 @@ def position(place: Place) -> str:
     return f"{place.partition}/{place.offset}" + (f"/{place.batch_index}" if place.batch_index >= 0 else "")
 
 
-def _place(text: str) -> Place:
+def place_of(text: str) -> Place:
+    """The other way. Raises `BadParameter`."""
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(each.isascii() and each.isdigit() and len(each) < 19 for each in parts):
         raise typer.BadParameter(f"{text!r} is no position such as 2/1841/7 or, of a whole record, 2/1841")
@@ -182,24 +183,27 @@ def _chosen(
     """The newest first. Raises `Rejected` for a position where nothing was refused."""
     generation.enter_all(tx)
     if places:
-        wanted = [_place(each) for each in places]
+        wanted = [place_of(each) for each in places]
         found = {each.place: each for each in usage_events.refused_at(tx, tenant, wanted)}
         missing = [position(each) for each in wanted if each not in found]
         if missing:
             raise Rejected("unknown_position", f"nothing of {tenant} was refused at {', '.join(missing)}")
         return sorted(found.values(), key=lambda each: each.place, reverse=True)
-    period = None if since is None else Period.between(_time(since), datetime(9999, 1, 1, tzinfo=UTC), "since")
+    period = None if since is None else Period.between(time_of(since), datetime(9999, 1, 1, tzinfo=UTC), "since")
     return usage_events.refused(tx, tenant, period=period, reason=code, source=source, limit=limit or 10**9)
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """A time; of one without an offset, in UTC. Raises `BadParameter`."""
     try:
-        return datetime.fromisoformat(text)
+        given = datetime.fromisoformat(text)
     except ValueError as e:
-        raise typer.BadParameter(f"{text!r} is no time such as 2026-02-01T00:00:00Z") from e
+        raise typer.BadParameter(f"{text!r} is no time such as 2026-02-01 or 2026-02-01T00:00:00Z") from e
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
-def _plain(each: Refused) -> dict[str, object]:
+def refusal(each: Refused) -> dict[str, object]:
+    """A refusal for programs."""
     told = each._asdict()
     told["place"] = position(each.place)
     return {"position": told.pop("place"), "fate": each.fate, **told}

@@ -26,6 +26,7 @@ from services.api import (
     subscriptions,
     usage,
     usage_corrections,
+    usage_duplicates,
     usage_reads,
 )
 from services.api.callers import Callers
@@ -43,6 +44,7 @@ ROUTERS = (
     spread,
     usage,
     usage_corrections,
+    usage_duplicates,
     usage_reads,
     reservations,
     entitlements,

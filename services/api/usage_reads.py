@@ -226,16 +226,22 @@ def list_usage_events(
     customer: OfCustomer = None,
     meter: Annotated[Name | None, Query(description="Only events that this meter measured.")] = None,
     fate: Annotated[
-        Literal["counted", "unmatched"] | None, Query(description="Refused usage is at /v1/usage/rejected.")
+        Literal["counted", "unmatched", "amended", "voided"] | None,
+        Query(description="By default all but `voided`. Refused usage and duplicates have lists of their own."),
     ] = None,
     start: From = None,
     end: To = None,
     limit: Limit = 50,
     cursor: PageCursor = None,
 ) -> Page[CountedBody]:
-    """Events that counted, the newest first by their own time; without `from`, of the last 35 days."""
+    """Events that counted, the newest first by their own time; without `from`, of the last 35 days.
+
+    With `meter`, `amended` and `voided` cannot be asked for, and `counted` holds the amended too.
+    """
+    if meter is not None and fate in ("amended", "voided"):
+        raise Rejected("invalid_value", f"events that are {fate} are listed without `meter`", field="fate")
     scope = [reading.tenant, "events", customer or "", meter or "", fate or "", _text(start), _text(end)]
-    before = _key(reading.parts.cursors.open(scope, cursor))
+    before = cursor_key(reading.parts.cursors.open(scope, cursor))
     with reading.transaction() as tx:
         generation.enter_all(tx)
         found = usage_events.counted(
@@ -244,13 +250,13 @@ def list_usage_events(
             _listed(reading, tx, start, end),
             customer=customer,
             meter=meter,
-            subscribed=None if fate is None else fate == "counted",
+            fate=fate,
             before=before,
             limit=limit + 1,
         )
         ways = usage_trace.traces(tx, reading.tenant, found[:limit])
     log = reading.parts.usage_log.events(each.place for each in ways)
-    page = Page.of(reading.parts.cursors, scope, found, limit, lambda each: _sealed(each.time, each.place))
+    page = Page.of(reading.parts.cursors, scope, found, limit, lambda each: sealed(each.time, each.place))
     return Page(data=[_counted(each, log.get(each.place)) for each in ways], next_cursor=page.next_cursor)
 
 
@@ -267,7 +273,7 @@ def list_rejected_usage(
 ) -> Page[RefusedBody]:
     """Usage that was refused, the newest first by when it was received. The log keeps the original bytes."""
     scope = [reading.tenant, "rejected", fate or "", code or "", source or "", _text(start), _text(end)]
-    before = _key(reading.parts.cursors.open(scope, cursor))
+    before = cursor_key(reading.parts.cursors.open(scope, cursor))
     period = None
     if start is not None or end is not None:
         period = Period.between(start or _EPOCH, end or reading.parts.clock.now() + _AHEAD, "to")
@@ -283,7 +289,7 @@ def list_rejected_usage(
             before=before,
             limit=limit + 1,
         )
-    page = Page.of(reading.parts.cursors, scope, found, limit, lambda each: _sealed(each.appended_at, each.place))
+    page = Page.of(reading.parts.cursors, scope, found, limit, lambda each: sealed(each.appended_at, each.place))
     return Page(data=[_refused(each) for each in found[:limit]], next_cursor=page.next_cursor)
 
 
@@ -376,11 +382,13 @@ def _text(instant: datetime | None) -> str:
     return "" if instant is None else instant.isoformat()
 
 
-def _sealed(time: datetime, place: Place) -> str:
+def sealed(time: datetime, place: Place) -> str:
+    """What a list goes on after, for a cursor."""
     return f"{(time - _EPOCH) // _MICROSECOND} {place.partition} {place.offset} {place.batch_index}"
 
 
-def _key(sealed: str) -> Key | None:
+def cursor_key(sealed: str) -> Key | None:
+    """The other way; None: from the beginning."""
     if not sealed:
         return None
     time_us, partition, offset, index = map(int, sealed.split())

@@ -14,7 +14,7 @@ from infra.faust_app import Batch
 from services.api import usage_reads
 from services.usage_aggregator import UsageStore
 from tests.api.edge import BOOK, Client, Edge
-from tests.usage.making import Home, Log, batch, control, event
+from tests.usage.making import Home, Log, amendment, batch, control, event, void
 
 
 @dataclass
@@ -171,6 +171,44 @@ def test_a_list_can_be_told_by_fate(usage: Counting) -> None:
     assert ids("counted") | ids("unmatched") == {"before", "within", "nobody"}
     assert "nobody" in ids("unmatched")
     assert ids("counted") == {"within"}
+
+
+def test_corrected_events_are_listed_by_fate(usage: Counting, other: Client) -> None:
+    subscribe(usage.client, "c1", usage.edge.parts.clock.now() - timedelta(minutes=1))
+    now = usage.edge.parts.clock.now()
+    usage.send("a", "b", "c", at=now)
+    for correction in (void("b", usage.client.tenant), amendment(event("c", now, type="call"), usage.client.tenant)):
+        usage.log.append(correction, key=usage.client.tenant.encode(), at=now)
+    usage.send("stranger's", at=usage.began, customer="c2")
+    usage.log.append(void("stranger's", usage.client.tenant), key=usage.client.tenant.encode(), at=now)
+    usage.apply()
+
+    def told(query: str) -> list[tuple[str, str]]:
+        return [(each["fate"], each["id"]) for each in pages(usage.client, f"/v1/usage/events{query}", 1)]
+
+    assert told("?fate=amended") == [("amended", "c")]
+    assert told("?fate=voided") == [("voided", "b"), ("voided", "stranger's")]
+    assert told("?fate=counted") == [("counted", "a")]
+    assert sorted(told("")) == [("amended", "c"), ("counted", "a")], "what is voided is listed if asked for"
+    assert sorted(id for _, id in told("?meter=calls&fate=counted")) == ["a", "c"]
+    assert pages(other, "/v1/usage/events?fate=voided", 50) == []
+    refused = usage.client.get("/v1/usage/events?fate=voided&meter=calls")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_value")
+
+
+def test_duplicates_are_listed_with_their_source_and_id(usage: Counting, other: Client) -> None:
+    usage.send("a", "b", "c")
+    usage.send("a", "b", "d")
+    usage.send("a")
+    usage.apply()
+    told = pages(usage.client, "/v1/usage/duplicates", 2)
+    assert [(each["source"], each["id"], each["position"]["offset"]) for each in told] == [
+        ("test", "a", 3),
+        ("test", "b", 2),
+        ("test", "a", 2),
+    ]
+    assert pages(usage.client, "/v1/usage/duplicates?to=2026-01-01T00:00:00Z", 50) == []
+    assert pages(other, "/v1/usage/duplicates", 50) == []
 
 
 def test_refusals_are_listed_with_filters(usage: Counting, other: Client) -> None:

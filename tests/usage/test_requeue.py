@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from billing.ids import TenantId
-from billing.metering import Meter, UsageBatch, UsageControl, UsageEvent
+from billing.metering import Meter, UsageAmended, UsageBatch, UsageControl, UsageEvent, UsageVoided
 from infra import kafka, postgres
 from infra.kafka import KafkaConfig
 from infra.settings import Settings
@@ -118,6 +118,61 @@ def test_a_refusal_is_shown_with_its_original(shop: Shop) -> None:
     for words, code_ in ((("9/9",), 1), (("here",), 2), ((f"{place}/1",), 2)):
         assert shop.run("usage", "rejected", "show", *words)[0] == code_
     assert shop.run("usage", "rejected", "requeue")[0] == 2
+
+
+def test_every_fate_is_listed_and_told_by_position(shop: Shop) -> None:
+    shop.measure(1, CALLS)
+    first, *others = calls("ann", 3, START)
+    shop.send(first, *others, replace(first, properties={"other": "content"}))
+    shop.send(first, replace(first, id="odd", type="unheard-of"))
+    partition = kafka.partition_for("acme", 2)
+    tenant = TenantId("acme")
+    amended = UsageAmended(tenant=tenant, event=replace(others[0], customer="bob"), reason="bob's")
+    append(shop.settings, "acme", amended, [partition])
+    void = UsageVoided(tenant=tenant, source="test", id=others[1].id, reason="a test")
+    append(shop.settings, "acme", void, [partition])
+    shop.count()
+
+    def listed(*words: str) -> list[tuple[str, str, str]]:
+        code, out, err = shop.run("usage", "list", "--json", "--from", "2013-01-01", *words)
+        assert code == 0, err
+        return [(each["fate"], each["id"], each["position"]) for each in json.loads(out)]
+
+    at = f"{partition}/"
+    assert sorted(listed()) == [("unmatched", first.id, f"{at}1/0"), ("unmatched", others[0].id, f"{at}3/0")]
+    assert listed("--fate", "voided") == [("voided", others[1].id, f"{at}1/2")]
+    assert [each[1] for each in listed("--customer", "bob")] == [others[0].id]
+    assert [each[1] for each in listed("--meter", CALLS.key, "--customer", "ann")] == [first.id]
+    refused = {"duplicate": f"{at}2/0", "conflict": f"{at}1/3", "rejected": f"{at}2/1"}
+    for fate, place in refused.items():
+        _, out, _ = shop.run("usage", "list", "--json", "--fate", fate)
+        assert [(each["fate"], each["position"]) for each in json.loads(out)] == [(fate, place)]
+    assert shop.run("usage", "list", "--fate", "voided", "--meter", CALLS.key)[0] == 2
+    assert shop.run("usage", "list", "--fate", "conflict", "--customer", "ann")[0] == 2
+
+    fates = {}
+    for place in (f"{at}1", f"{at}2", f"{at}3", f"{at}4"):
+        code, out, _ = shop.run("usage", "at", place, "--json")
+        assert code == 0
+        fates |= {each["place"]: each["fate"] for each in json.loads(out)}
+    assert fates == {
+        f"{at}1/0": "unmatched",
+        f"{at}1/1": "unmatched",
+        f"{at}1/2": "voided",
+        f"{at}1/3": "conflict",
+        f"{at}2/0": "duplicate",
+        f"{at}2/1": "rejected",
+        f"{at}3": "applied",
+        f"{at}4": "applied",
+    }
+    assert "is the one that counted" in shop.run("usage", "at", f"{at}2/0")[1]
+    for word, code in ((f"{at}2/7", 1), (f"{at}99", 1), ("here", 2)):
+        assert shop.run("usage", "at", word)[0] == code
+    _, out, _ = shop.run("usage", "show", first.id, "--source", "test", "--json")
+    told = json.loads(out)
+    assert (told["counted"]["position"], told["duplicates"]) == (f"{at}1/0", 1)
+    assert [each["position"] for each in told["copies"]] == [f"{at}2/0"]
+    assert [each["reason"] for each in told["refusals"]] == ["id_conflict"]
 
 
 def test_records_are_read_again_in_any_order_and_those_that_are_gone_are_missing(shop: Shop) -> None:
