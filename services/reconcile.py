@@ -175,6 +175,11 @@ def _received(
                 received[tenant] += events
         done += len(records)
         progress(f"reading {usage.TOPIC}", done, total)
+    notes += [
+        f"{usage.TOPIC}/{each} holds nothing below {positions[each]}: all of it is taken from the hourly counts"
+        for each, upto in trusted.items()
+        if upto is NO_END
+    ]
     for tenant, partition, hour, count in hours:
         if partition in trusted and hour <= trusted[partition]:
             received[tenant] += count

@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+import confluent_kafka
+import confluent_kafka.admin
 import pytest
 
 from billing.catalog import PriceBookPublished
@@ -167,6 +169,39 @@ def recounted(settings: Settings, pool: postgres.Pool) -> Iterator[Recount]:
 def test_what_is_missing_is_named(books: Books, statement: str, said: str) -> None:
     books.tamper(statement)
     assert any(each.startswith(said) for each in books.count().differences)
+
+
+def cut_by_retention(settings: Settings, partition: int, before: int) -> None:
+    """As retention does, which takes the oldest records first."""
+    client = confluent_kafka.admin.AdminClient(settings.kafka_client())
+    place = confluent_kafka.TopicPartition(f"{settings.topic_prefix}usage.events", partition, before)
+    (done,) = client.delete_records([place]).values()
+    assert done.result(30).low_watermark == before
+
+
+def test_what_retention_removed_is_said_and_is_no_difference(books: Books) -> None:
+    partition = partition_for("acme", books.settings.usage_partitions)
+    whole = books.count()
+    cut_by_retention(books.settings, partition, 3)
+    report = books.report()
+    assert (report.balanced, report.tenants) == (True, [whole])
+    (note,) = report.notes
+    assert note.startswith(f"usage.events/{partition} begins at offset 3: events appended up to the end of hour")
+    books.tamper("DELETE FROM usage_identity WHERE batch_index = 0 AND customer_id = 'ann'")
+    assert any(each.startswith("received, and accounted for") for each in books.count().differences)
+
+
+def test_a_partition_that_retention_emptied_is_said_to_be_unchecked(books: Books) -> None:
+    partition = partition_for("acme", books.settings.usage_partitions)
+    whole, end = books.count(), books.report().positions[partition]
+    cut_by_retention(books.settings, partition, end)
+    report = books.report()
+    assert (report.balanced, report.tenants) == (True, [whole])
+    (note,) = report.notes
+    assert note.startswith(f"usage.events/{partition} holds nothing below {end}: ")
+    send(books.settings, "acme", calls("ann", 2, IN_FEBRUARY, prefix="after-"))
+    count_log(books.settings, books.pool)
+    assert (books.count().received, books.report().balanced) == (32, True)
 
 
 def test_the_command_prints_a_table_and_tells_by_its_exit_code(books: Books, stack: Stack) -> None:
