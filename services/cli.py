@@ -33,6 +33,7 @@ MODULES = {
     "usage": "services.cli_usage",
     "customers": "services.cli_customers",
     "subscriptions": "services.cli_subscriptions",
+    "entitlements": "services.cli_entitlements",
     "invoices": "services.cli_invoices",
     "jobs": "services.cli_jobs",
     "clock": "services.cli_clock",

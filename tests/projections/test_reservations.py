@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -16,10 +17,12 @@ from infra.redis_cache import RedisCache
 from infra.settings import Settings
 from services.entitlement_publisher import Publisher
 from services.reservations import COMMITTED, COUNTED, EXPIRED, HELD, RELEASED, Granted, Reservations
+from tests.cli.test_commands import runner
 from tests.projections.history import START, History
 from tests.projections.log import append
 from tests.projections.test_replay import project_log
 from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
+from tests.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -131,6 +134,40 @@ def test_a_promise_ends_by_release_by_time_or_by_its_event(
     last = ask(reservations, "d", 599)
     assert last is not None
     assert last.remaining == 0
+
+
+def test_the_command_line_promises_commits_and_gives_back(
+    stack: Stack,
+    fresh: Settings,
+    subscribed: History,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours = {name: value for name, value in stack.environment(fresh).items() if name.startswith("TALLYBOOK_")}
+    run = runner(ours, monkeypatch, capsys)
+
+    def tallybook(*words: str) -> tuple[int, str]:
+        code, out, err = run("entitlements", *words)
+        return code, out or err
+
+    assert tallybook("check", "ann", "calls")[0] == 0
+    assert "400 of 1000 used (from database" in tallybook("check", "ann", "calls")[1]
+    assert tallybook("check", "ann", "unheard-of") == (1, "no: not_granted (from database; when unknown: closed)\n")
+    code, told = tallybook("reserve", "ann", "calls", "500", "--key", "k", "--ttl", "600")
+    assert (code, "held 500 of calls for ann" in told, "100 can still be reserved" in told) == (0, True, True)
+    made = told.split()[0]
+    assert "as before" in tallybook("reserve", "ann", "calls", "500", "--key", "k")[1]
+    code, told = tallybook("reserve", "ann", "calls", "101")
+    assert (code, "100 can be reserved" in told) == (1, True)
+    assert json.loads(tallybook("show", made, "--json")[1])["state"] == "held"
+    for _ in range(2):
+        assert " released 500 " in tallybook("release", made)[1]
+    other = json.loads(tallybook("reserve", "ann", "calls", "0.5", "--json")[1])["reservation"]["id"]
+    assert "for event gateway e-1" in tallybook("commit", other, "e-1", "--source", "gateway")[1]
+    assert tallybook("release", other) == (1, "tallybook: the reservation is committed\n")
+    assert tallybook("show", "rsv_none")[0] == 1
+    assert tallybook("reserve", "ann", "calls", "--", "-1")[0] == 2
+    assert tallybook("reserve", "ann", "calls", "many")[0] == 2
 
 
 def lapse(pool: postgres.Pool, reservation_id: str) -> None:

@@ -228,7 +228,7 @@ def test_workers_of_two_partitions_do_not_deadlock(bench: Bench) -> None:
     failures: list[BaseException] = []
 
     def work(log: Log) -> None:
-        store = bench.another()
+        store = bench.another(log.partition)
         try:
             for record in log.records:
                 bench.apply([record], store=store)

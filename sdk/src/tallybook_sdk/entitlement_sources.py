@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
+
+from tallybook_sdk.http_calls import HttpCalls, NoAnswer
 
 Key = tuple[str, str]
 """Customer and feature."""
@@ -175,16 +176,10 @@ class Subscription:
 
 
 class HttpSource:
-    """Tallybook's API; one connection for each thread that asks."""
+    """Tallybook's API."""
 
     def __init__(self, url: str, api_key: str, timeout: timedelta) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"http: {url!r} is no address; write it as https://host:port")
-        self._parts = parts
-        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        self._timeout_s = timeout.total_seconds()
-        self._local = threading.local()
+        self._calls = HttpCalls(url, api_key, timeout)
 
     def get(self, customer: str, feature: str) -> Known:
         """What the API says, of the tenant whose key it is.
@@ -192,9 +187,11 @@ class HttpSource:
         Raises:
             SourceDown: it does not answer, refuses, or could itself ask nobody.
         """
-        base = self._parts.path.rstrip("/")
-        path = f"{base}/v1/customers/{quote(customer, safe='')}/entitlements/{quote(feature, safe='')}"
-        status, body = self._asked(path)
+        path = f"/v1/customers/{quote(customer, safe='')}/entitlements/{quote(feature, safe='')}"
+        try:
+            status, body, _ = self._calls.call("GET", path)
+        except NoAnswer as e:
+            raise SourceDown(str(e)) from e
         if status != http.client.OK:
             raise SourceDown(f"HTTP: {status} {body[:200].decode(errors='replace')}")
         try:
@@ -212,31 +209,5 @@ class HttpSource:
             raise SourceDown(f"HTTP: an answer that is none of ours: {body[:100]!r}") from e
 
     def close(self) -> None:
-        """Close the connection of this thread; those of others end with them."""
-        kept = getattr(self._local, "connection", None)
-        if kept is not None:
-            kept.close()
-            self._local.connection = None
-
-    def _asked(self, path: str) -> tuple[int, bytes]:
-        for attempt in (1, 2):
-            connection, is_new = self._connection()
-            try:
-                connection.request("GET", path, headers=self._headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read()
-            except (OSError, http.client.HTTPException) as e:
-                connection.close()
-                self._local.connection = None
-                if is_new or attempt == 2:  # a kept one may have been closed by the server meanwhile
-                    raise SourceDown(f"HTTP: {type(e).__name__}: {e}") from e
-        raise AssertionError
-
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept is not None:
-            return kept, False
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        assert self._parts.hostname is not None
-        made = self._local.connection = kind(self._parts.hostname, self._parts.port, timeout=self._timeout_s)
-        return made, True
+        """Close all connections."""
+        self._calls.close()
