@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from billing import (
+    backfilling,
     breakage,
     catalog,
     changing,
@@ -110,6 +111,8 @@ class TenantState:
                 | tenant.UsageSpreadSet()
             ):
                 self.tenant = tenant.evolve(self.tenant, event)
+            case backfilling.MeterBackfillOrdered():
+                pass  # of what is counted, not of what is decided
             case catalog.PriceBookPublished():
                 self.catalog = catalog.evolve(self.catalog, event)
             case (
@@ -204,6 +207,9 @@ def facts(state: TenantState, command: Any, wall: datetime) -> list[Fact]:
     match command:
         case tenant.SpreadUsage():
             return [Fact("tenant", each) for each in tenant.spread_usage(seller, command, now)]
+        case backfilling.BackfillMeter():
+            meters = {meter.key for book in state.catalog.books for meter in book.meters}
+            return [Fact("tenant", each) for each in backfilling.backfill_meter(seller, meters, command, now)]
         case catalog.PublishPriceBook():
             return [Fact("catalog", each) for each in catalog.decide(state.catalog, command, now)]
         case customer.SetPriceOverride():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from billing import catalog, customer, invoice, payment, plan_change, prepaid, subscription, tenant
+from billing import backfilling, catalog, customer, invoice, payment, plan_change, prepaid, subscription, tenant
 from billing.envelope import CommandResult
 from billing.metering import RejectedUsage, UsageAmended, UsageBatch, UsageControl, UsageVoided
 
@@ -15,6 +15,7 @@ COMMANDS: Final[dict[str, type[Any]]] = {
         tenant.ChangeTenantSettings,
         tenant.AdvanceClock,
         tenant.SpreadUsage,
+        backfilling.BackfillMeter,
         catalog.PublishPriceBook,
         customer.CreateCustomer,
         customer.AttachPaymentMethod,
@@ -49,6 +50,7 @@ EVENTS: Final[dict[str, type[Any]]] = {
         tenant.TenantSettingsChanged,
         tenant.ClockAdvanced,
         tenant.UsageSpreadSet,
+        backfilling.MeterBackfillOrdered,
         catalog.PriceBookPublished,
         customer.CustomerCreated,
         customer.PaymentMethodAttached,

@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from billing.backfilling import Backfill
 from billing.errors import Rejected
 from billing.ids import ID_LENGTH_MAX as ID_LENGTH_MAX
 from billing.ids import TenantId
@@ -75,6 +76,8 @@ class UsageControl:
     """Present of the tenant's test clock, against which bounds are judged; null: the broker's append time."""
     spread: tuple[Spread, ...] = ()
     """Over how many partitions usage is spread, in order of time; empty: the tenant's own one only."""
+    backfill: Backfill | None = None
+    """What is counted again, of the events before this record in its partition; null: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

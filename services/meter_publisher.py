@@ -1,6 +1,7 @@
 """Tells every usage partition how a tenant's usage is measured, at one place in each partition's order.
 
-Consumes  billing.events, group `meters`: TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet
+Consumes  billing.events, group `meters`: TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet,
+          MeterBackfillOrdered
 Produces  a UsageControl into every partition of usage.events for each of them, versioned by the event's sequence
 Owns      app.meter_set (each tenant's last control record), app.usage_spread (what of it says where usage lies, for
           all who send) and its own place in app.consumer_offset
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from billing.backfilling import Backfill, MeterBackfillOrdered
 from billing.catalog import PriceBookPublished
 from billing.envelope import EventEnvelope, EventMeta
 from billing.errors import CorruptHistory
@@ -35,7 +37,7 @@ log = telemetry.logger("services.meters")
 NAME: Final = "meters"
 POLL_S: Final = 0.1
 TROUBLE_S: Final = 1.0
-WANTED: Final = (TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet)
+WANTED: Final = (TenantRegistered, PriceBookPublished, ClockAdvanced, UsageSpreadSet, MeterBackfillOrdered)
 
 _PLACES: Final = {"rows": "meters.before_commit", "commit": "meters.after_commit"}
 
@@ -136,18 +138,22 @@ def control_after(known: Any, meta: EventMeta, event: Any) -> UsageControl:
 
     A meter that a new price book leaves out is measured on: subscriptions on older books are billed by it.
     """
+    if isinstance(known, UsageControl):
+        known = replace(known, version=meta.sequence, backfill=None)  # asked for once, at one place
     match known, event:
         case None, TenantRegistered():
             return UsageControl(
                 tenant=meta.tenant, version=meta.sequence, meters=(), bounds=event.bounds, clock=event.test_clock
             )
         case UsageControl(), ClockAdvanced(to=to):
-            return replace(known, version=meta.sequence, clock=to)
+            return replace(known, clock=to)
         case UsageControl(spread=spread), UsageSpreadSet() as e:
             newer = Spread(effective_from=e.effective_from, partitions=e.partitions)
-            return replace(known, version=meta.sequence, spread=(*spread, newer))
+            return replace(known, spread=(*spread, newer))
         case UsageControl(), PriceBookPublished(meters=newest):
             meters = {each.key: each for each in (*known.meters, *newest)}
-            return replace(known, version=meta.sequence, meters=tuple(meters.values()))
+            return replace(known, meters=tuple(meters.values()))
+        case UsageControl(), MeterBackfillOrdered() as e:
+            return replace(known, backfill=Backfill(meter=e.meter, from_time=e.from_time, to_time=e.to_time))
         case _:
             raise CorruptHistory(f"{meta.event_id}: {meta.type} of a tenant that is not registered")
