@@ -1,8 +1,8 @@
 """Backfilling a meter: events that were counted before it was changed count as it is defined now.
 
-    usage log     e e e e e e e e e e N e e e e e
-    definition    |------- old -------|-- new -->     without: each event meets the definition in force at its place
-    after N       |------- new -------|-- new -->     with it, for events of the span; cuts below N keep what they had
+usage log     e e e e e e e e e e N e e e e e
+definition    |------- old -------|-- new -->     without: each event meets the definition in force at its place
+after N       |------- new -------|-- new -->     with it, for events of the span; cuts below N keep what they had
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ FAILPOINTS = (
     "usage.after_copy",
     "usage.before_commit",
     "usage.after_commit",
+    "backfill.after_piece",
+    "backfill.before_switch",
     "import.after_save",
     "recount.before_commit",
     "meters.before_commit",

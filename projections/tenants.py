@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from billing.backfilling import MeterBackfillOrdered
 from billing.envelope import EventEnvelope
 from billing.tenant import ClockAdvanced, TenantRegistered, TenantSettingsChanged, UsageSpreadSet
 from projections.generation import Tx
@@ -48,6 +49,8 @@ def apply(tx: Tx, envelope: EventEnvelope) -> None:
             tx.execute("UPDATE tenants SET test_clock = %s WHERE tenant_id = %s", (to, tenant))
         case UsageSpreadSet():
             pass  # in app.usage_spread, which the publisher of meters writes
+        case MeterBackfillOrdered():
+            pass  # in usage_backfill, once the usage log was told
 
 
 _REGISTER = """

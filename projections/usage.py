@@ -33,7 +33,8 @@ COMPARED: Mapping[str, str] = {
     "usage_series": "SELECT tenant_id, customer_id, meter, dimension_names, dimension_values FROM usage_series",
     "usage_value": """
         SELECT v.tenant_id, s.customer_id, s.meter, s.dimension_names, s.dimension_values,
-               v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index, v.voided_offset
+               v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index, v.voided_offset,
+               v.counts_from
           FROM usage_value v
           JOIN usage_series s USING (tenant_id, series)
     """,
@@ -52,6 +53,11 @@ COMPARED: Mapping[str, str] = {
     "usage_rejected": "SELECT * FROM usage_rejected",
     "usage_control": "SELECT * FROM usage_control",
     "usage_changed": "SELECT tenant_id, customer_id, meter FROM usage_changed",
+    "usage_backfill": """
+        SELECT tenant_id, partition, record_offset, version, control, meter, begins_at, ends_at, state, events,
+               unmeasured
+          FROM usage_backfill
+    """,
 }
 """Table -> its rows by natural key: what two generations at equal positions must share, row by row.
 

@@ -54,7 +54,8 @@ CREATE TABLE usage_value (
     partition      integer      NOT NULL,
     record_offset  bigint       NOT NULL,
     batch_index    integer      NOT NULL,
-    voided_offset  bigint                 -- from this offset of the partition on it does not count; null: it does
+    voided_offset  bigint,                -- from this offset of the partition on it does not count; null: it does
+    counts_from    bigint                 -- it counts from this offset on, by a backfill; null: from its own on
 ) PARTITION BY RANGE (event_time);
 CREATE INDEX usage_value_by_time ON usage_value (series, event_time);
 

@@ -80,6 +80,7 @@ UPDATE usage_value v
  WHERE i.tenant_id = %(tenant)s AND i.identity = %(identity)s::uuid
    AND v.tenant_id = s.tenant_id AND v.series = s.series AND v.event_time = i.event_time
    AND v.partition = i.partition AND v.record_offset = i.record_offset AND v.batch_index = i.batch_index
+   AND v.voided_offset IS NULL
 RETURNING v.series, date_bin('1 hour', v.event_time, timestamptz 'epoch')
 """
 

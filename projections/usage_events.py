@@ -151,6 +151,7 @@ def contributions(tx: Tx, tenant: str, events: Sequence[Counted]) -> dict[Place,
             "partitions": [each.place.partition for each in events],
             "offsets": [each.place.offset for each in events],
             "indexes": [each.place.batch_index for each in events],
+            "voided": [each.voided_offset for each in events],
         },
     )
     made: dict[Place, list[Contribution]] = {}
@@ -267,11 +268,13 @@ _CONTRIBUTIONS = """
 SELECT v.partition, v.record_offset, v.batch_index,
        s.meter, s.dimension_names, s.dimension_values, trim_scale(v.number), v.text_value
   FROM unnest(%(customers)s::text[], %(times)s::timestamptz[], %(partitions)s::integer[], %(offsets)s::bigint[],
-              %(indexes)s::integer[]) AS e (customer_id, event_time, partition, record_offset, batch_index)
+              %(indexes)s::integer[], %(voided)s::bigint[])
+              AS e (customer_id, event_time, partition, record_offset, batch_index, voided_offset)
   JOIN usage_series s ON s.tenant_id = %(tenant)s AND s.customer_id = e.customer_id
   JOIN usage_value v ON v.tenant_id = s.tenant_id AND v.series = s.series AND v.event_time = e.event_time
                     AND v.partition = e.partition AND v.record_offset = e.record_offset
                     AND v.batch_index = e.batch_index
+                    AND v.voided_offset IS NOT DISTINCT FROM e.voided_offset
  ORDER BY s.meter
 """
 

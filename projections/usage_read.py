@@ -9,7 +9,7 @@ from billing.ids import CustomerId, TenantId
 from billing.invoicing import Need, PartitionPosition
 from billing.metering import Measured, Meter
 from billing.period import Period
-from projections import generation
+from projections import generation, usage_backfill
 from projections.usage import SET, TOPIC, Tx
 from projections.usage_quantities import EVER, measure
 
@@ -69,10 +69,12 @@ def has_late(
     return bool(row[0])
 
 
-def passed(tx: Tx, positions: Sequence[PartitionPosition]) -> bool:
-    """Whether the current generation holds everything below `positions`."""
+def passed(tx: Tx, tenant: TenantId, positions: Sequence[PartitionPosition]) -> bool:
+    """Whether the current generation holds everything below `positions`, and what was asked for there is backfilled."""
     stored = generation.checkpoints(tx, SET, generation.current(tx, SET), TOPIC)
-    return all(stored.get(each.partition, 0) >= each.offset for each in positions)
+    return all(stored.get(each.partition, 0) >= each.offset for each in positions) and not usage_backfill.is_pending(
+        tx, tenant, {each.partition: each.offset for each in positions}
+    )
 
 
 def measured_from(tx: Tx, tenant: TenantId) -> dict[int, int]:
@@ -160,8 +162,10 @@ SELECT EXISTS (
            JOIN usage_value v ON v.tenant_id = s.tenant_id AND v.series = s.series AND v.partition = w.partition
                              AND v.event_time >= greatest(w.hour, %(start)s)
                              AND v.event_time < least(w.hour + interval '1 hour', %(end)s)
-                             AND (v.record_offset < b.since AND coalesce(v.voided_offset >= b.since, true))
-                              <> (v.record_offset < b.below AND coalesce(v.voided_offset >= b.below, true))
+                             AND (coalesce(v.counts_from, v.record_offset) < b.since
+                                  AND coalesce(v.voided_offset >= b.since, true))
+                              <> (coalesce(v.counts_from, v.record_offset) < b.below
+                                  AND coalesce(v.voided_offset >= b.below, true))
           WHERE s.tenant_id = %(tenant)s
             AND s.customer_id = %(customer)s
             AND w.hour > %(start)s::timestamptz - interval '1 hour'

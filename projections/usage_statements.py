@@ -26,7 +26,7 @@ _ROWS = (
          SELECT a.cell, v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index
            FROM asked a
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-           JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
+           JOIN cut c ON c.partition = v.partition AND coalesce(v.counts_from, v.record_offset) < c.below
                      AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
           WHERE v.event_time >= %(first)s AND v.event_time < %(end)s)
 """
@@ -132,7 +132,7 @@ _PARTS = (
            FROM windows w
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = w.series AND v.partition = w.partition
                              AND v.event_time >= w.hour AND v.event_time < w.hour + interval '1 hour'
-                             AND v.record_offset < w.below
+                             AND coalesce(v.counts_from, v.record_offset) < w.below
                              AND (v.voided_offset IS NULL OR v.voided_offset >= w.below)
           WHERE w.last_offset >= w.below AND v.number IS NOT NULL
           UNION ALL
@@ -141,7 +141,7 @@ _PARTS = (
           CROSS JOIN asked a
            JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
                              AND v.event_time >= e.start AND v.event_time < e.stop
-           JOIN cut c ON c.partition = v.partition AND v.record_offset < c.below
+           JOIN cut c ON c.partition = v.partition AND coalesce(v.counts_from, v.record_offset) < c.below
                      AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
           WHERE v.number IS NOT NULL)
 """

@@ -19,6 +19,7 @@ MODULES = {
     "sandbox": "infra.sandbox_provider",
     "command-handler": "services.command_handler",
     "usage-aggregator": "services.usage_aggregator",
+    "backfill": "services.usage_backfilling",
     "recount": "services.usage_recount",
     "projector": "services.projector",
     "entitlements": "services.entitlement_publisher",

@@ -66,7 +66,7 @@ class Snapshot(Protocol):
     """Prices and usage as of one moment."""
 
     def passed(self, tenant: TenantId, positions: Sequence[PartitionPosition]) -> bool:
-        """Whether all usage below `positions` has been counted."""
+        """Whether all usage below `positions` has been counted, by the definitions that count there."""
 
     def book(self, tenant: TenantId, version: int) -> PriceBookPublished:
         """A version of the price book. Raises `LookupError`: it is not projected yet."""
@@ -236,7 +236,7 @@ class PostgresSnapshot:
         self._tx = tx
 
     def passed(self, tenant: TenantId, positions: Sequence[PartitionPosition]) -> bool:
-        return usage_read.passed(self._tx, positions)
+        return usage_read.passed(self._tx, tenant, positions)
 
     def book(self, tenant: TenantId, version: int) -> PriceBookPublished:
         return price_books.book(self._tx, tenant, version)

@@ -20,8 +20,8 @@ from infra.failpoints import failpoint
 from infra.faust_app import Batch
 from infra.kafka import KafkaConfig, Record
 from infra.settings import Settings
-from projections import billing_set, generation, usage, usage_pruning
-from services import projector
+from projections import billing_set, generation, usage, usage_backfill, usage_pruning
+from services import projector, usage_backfilling
 from services.usage_aggregator import UsageStore
 from services.usage_placing import Layout
 
@@ -53,6 +53,10 @@ class Subject:
     """Table -> its rows by natural key, where that is not all its columns. Tables stand after FROM and JOIN only."""
     carry: Callable[[postgres.Cursor, str, str], None] = lambda *_: None
     """Takes over from the live schema into the new one what does not follow from the log."""
+    finish: Callable[[postgres.Pool, int | None], None] = lambda *_: None
+    """Does in a generation, None: the live one, what the log asks for and is done beside it."""
+    waiting: Callable[[postgres.Cursor], bool] = lambda _: False
+    """Whether the live generation, entered, has some of that left to do."""
 
 
 def subjects(settings: Settings) -> tuple[Subject, ...]:
@@ -61,12 +65,20 @@ def subjects(settings: Settings) -> tuple[Subject, ...]:
     def billing(pool: postgres.Pool, into: int) -> Write:
         return partial(projector.apply, pool, into=into)
 
+    read = usage_backfilling.reader(KafkaConfig.of(settings))
+
     def measured(pool: postgres.Pool, into: int) -> Write:
-        return UsageStore(pool, Layout(settings.usage_partitions), None, into=into).apply
+        return UsageStore(pool, Layout(settings.usage_partitions), None, into=into, read=read).apply
+
+    def backfilled(pool: postgres.Pool, into: int | None) -> None:
+        usage_backfilling.finish(pool, read, into)
+
+    def waiting(tx: postgres.Cursor) -> bool:
+        return bool(usage_backfill.pending(tx))
 
     return (
         Subject(billing_set.NAME, billing_set.TOPIC, billing, {}),
-        Subject(usage.SET, usage.TOPIC, measured, usage.COMPARED, usage_pruning.carry),
+        Subject(usage.SET, usage.TOPIC, measured, usage.COMPARED, usage_pruning.carry, backfilled, waiting),
     )
 
 
@@ -136,18 +148,26 @@ class Scratch:
     @contextmanager
     def level(self) -> Iterator[postgres.Cursor]:
         """A transaction in which the live generation cannot move, and this one stands where it stands."""
-        with postgres.transaction(self._pool) as tx:
-            # Without the lock first, so that writers wait only for what came in meanwhile.
-            live = generation.checkpoints(tx, self.subject.name, self._live(tx), self._topic)
-        self.catch_up(live)
-        # Fresh tables have no statistics yet: reads of them would be planned as if they were empty.
-        with _owner(self._settings) as tx:
-            generation.analyze(tx, self.subject.name, self.number)
-        with postgres.transaction(self._pool) as tx:
-            number = generation.lock(tx, self.subject.name)
-            self.catch_up(generation.checkpoints(tx, self.subject.name, number, self._topic))
-            self.subject.carry(tx, generation.schema(self.subject.name, number), self.schema)
-            yield tx
+        while True:
+            with postgres.transaction(self._pool) as tx:
+                # Without the lock first, so that writers wait only for what came in meanwhile.
+                live = generation.checkpoints(tx, self.subject.name, self._live(tx), self._topic)
+            self.catch_up(live)
+            for number in (None, self.number):
+                self.subject.finish(self._pool, number)
+            # Fresh tables have no statistics yet: reads of them would be planned as if they were empty.
+            with _owner(self._settings) as tx:
+                generation.analyze(tx, self.subject.name, self.number)
+            with postgres.transaction(self._pool) as tx:
+                number = generation.lock(tx, self.subject.name)
+                generation.enter(tx, self.subject.name, number)
+                if self.subject.waiting(tx):  # asked for since: it may take long, and nobody should wait for it
+                    continue
+                self.catch_up(generation.checkpoints(tx, self.subject.name, number, self._topic))
+                self.subject.finish(self._pool, self.number)
+                self.subject.carry(tx, generation.schema(self.subject.name, number), self.schema)
+                yield tx
+                return
 
     def _live(self, tx: postgres.Cursor) -> int:
         return generation.current(tx, self.subject.name)

@@ -32,6 +32,7 @@ SERVICES = (
     "sandbox",
     "command-handler",
     "usage-aggregator",
+    "backfill",
     "recount",
     "projector",
     "entitlements",

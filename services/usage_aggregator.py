@@ -25,9 +25,10 @@ from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, headers
 from infra.settings import Settings
-from projections import generation, usage, usage_duplicates, usage_rows
+from projections import generation, usage, usage_backfill, usage_duplicates, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
-from services import usage_correcting, usage_pruning
+from services import usage_backfilling, usage_correcting, usage_pruning
+from services.usage_backfilling import Backfilling, ReadLog
 from services.usage_intake import WHOLE_RECORD, Fates, Judged, Refusal, judge
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
 from services.usage_placing import Layout
@@ -54,9 +55,10 @@ def main(settings: Settings) -> int:
     sys.setswitchinterval(0.001)
     pool = postgres.worker_pool(settings)
     producer = Producer(KafkaConfig.of(settings))
+    read = usage_backfilling.reader(KafkaConfig.of(settings))
     threading.Thread(target=usage_pruning.run, args=(settings, threading.Event()), name="pruning", daemon=True).start()
     return faust_app.run(
-        build(settings, pool, UsageStore(pool, Layout(settings.usage_partitions), publisher(producer)))
+        build(settings, pool, UsageStore(pool, Layout(settings.usage_partitions), publisher(producer), read=read))
     )
 
 
@@ -144,13 +146,21 @@ class UsageStore:
     """Applies micro-batches to one generation of the projection set `usage`."""
 
     def __init__(
-        self, pool: postgres.Pool, layout: Layout, publish: Publish | None, *, into: int | None = None
+        self,
+        pool: postgres.Pool,
+        layout: Layout,
+        publish: Publish | None,
+        *,
+        into: int | None = None,
+        read: ReadLog = usage_backfilling.unread,
     ) -> None:
-        """`into`: the generation to write; None follows the current one. `publish`: None while rebuilding."""
+        """`into`: the generation to write; None follows the current one. `publish`: None while rebuilding. `read`: the
+        log again, where a correction has to wait for a backfill."""
         self._pool = pool
         self._layout = layout
         self._publish = publish
         self._into = into
+        self._backfilling = Backfilling(pool, read, into=into)
         self._known: dict[int, _Known] = {}
         self._ahead: dict[int, _Known] = {}
         """By partition: what will be known after the last batch that was foreseen."""
@@ -183,6 +193,13 @@ class UsageStore:
                 applied = self._apply(tx, batch, foreseen)
         except generation.Stale as e:
             raise Conflict(str(e)) from e
+        except usage_backfilling.CorrectionWaits as waits:
+            before, after = usage_backfilling.divided(batch, waits.offset)
+            if before:
+                self.apply(before)
+            self._backfilling.finish(batch.partition, [waits.tenant])
+            self.apply(after)
+            return
         failpoint("usage.after_commit")
         if applied is not None:
             known, series, judged = applied
@@ -207,6 +224,7 @@ class UsageStore:
         judged = self._judged_ahead(batch, foreseen, known)
         if judged is None:
             judged = judge([each for each in batch if each.offset >= stored], known.controls, self._layout)
+        usage_backfilling.check(tx, batch.partition, judged)
         series = self._write(tx, number, batch.partition, judged)
         failpoint("usage.before_commit")
         return _Known(number, batch.next_offset, known.controls | judged.controls), series, judged
@@ -242,6 +260,7 @@ class UsageStore:
             tx,
             [_control(tenant, partition, each) for tenant, each in judged.controls.items()],
         )
+        usage_backfill.note(tx, usage_backfilling.asked(partition, judged))
         return new
 
     def _write_run(self, tx: postgres.Cursor, partition: int, run: Judged, series: Mapping[usage.Series, int]) -> None:

@@ -85,6 +85,8 @@ class Judged:
     """By tenant and hour of the append; final after `settle`."""
     controls: dict[str, Measuring] = field(default_factory=dict)
     """Tenants that are measured in a new way at the end of all runs."""
+    backfills: list[tuple[Measuring, datetime]] = field(default_factory=list)
+    """Control records of all runs, with their append, that ask for events before them to be counted again."""
     corrections: list[Correction] = field(default_factory=list)
     """To be applied when the run's claims are settled, in order of the log."""
     following: Judged | None = None
@@ -173,7 +175,7 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], layout: 
             _judge_correction(judged, record, content, known, layout)
             continue
         if judged.corrections:
-            judged.following = Judged(controls=judged.controls)
+            judged.following = Judged(controls=judged.controls, backfills=judged.backfills)
             judged, places = judged.following, {}
         count = len(content.events) if isinstance(content, UsageRecords) else 1
         if refusal := misaddressed(record, content):
@@ -181,7 +183,9 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], layout: 
         elif isinstance(content, UsageControl):
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
             if known is None or content.version > known.control.version:
-                judged.controls[content.tenant] = _measuring(known, content, record)
+                judged.controls[content.tenant] = changed = _measuring(known, content, record)
+                if content.backfill is not None and record.partition in layout.touched(content.tenant, content.spread):
+                    judged.backfills.append((changed, record.appended_at))
         elif count == 0:
             _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
         else:

@@ -15,7 +15,7 @@ from billing.metering import UsageControl
 from infra import postgres, telemetry
 from infra.errors import Conflict, Transient
 from infra.settings import Settings
-from projections import generation, usage, usage_pruning
+from projections import generation, usage, usage_backfill, usage_pruning
 from schemas.codec import decode_usage
 from services.usage_measuring import MICROSECOND, horizon_us
 
@@ -68,13 +68,15 @@ def prune(pool: postgres.Pool, stop: threading.Event, *, over: timedelta = SWEEP
 def _marks(tx: postgres.Cursor) -> dict[tuple[str, int], datetime]:
     """For each tenant and partition: the whole hour before which copies of what was appended are refused."""
     found = {}
+    held = usage_backfill.oldest_pending(tx)
     for partition, hour in usage_pruning.reached(tx).items():
         for each in usage.controls(tx, partition):
             control = decode_usage(each.control)
             assert isinstance(control, UsageControl)
             # Against a test clock an event never grows old.
             if control.clock is None:
-                before = hour - horizon_us(control.bounds) * MICROSECOND
+                # What is to be counted again is still known one by one.
+                before = min(hour, held.get((each.tenant, partition), hour)) - horizon_us(control.bounds) * MICROSECOND
                 found[each.tenant, partition] = before.replace(minute=0, second=0, microsecond=0)
     return found
 

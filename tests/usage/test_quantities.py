@@ -98,10 +98,10 @@ def test_a_cut_is_passed_when_all_its_partitions_are(bench: Bench) -> None:
     bench.apply(log.records)
     with postgres.transaction(bench.pool) as tx:
         generation.enter_all(tx)
-        assert usage_read.passed(tx, [])
-        assert usage_read.passed(tx, [PartitionPosition(partition=0, offset=1)])
-        assert usage_read.passed(tx, [PartitionPosition(partition=5, offset=0)])
-        assert not usage_read.passed(tx, [PartitionPosition(partition=0, offset=2)])
+        assert usage_read.passed(tx, ACME, [])
+        assert usage_read.passed(tx, ACME, [PartitionPosition(partition=0, offset=1)])
+        assert usage_read.passed(tx, ACME, [PartitionPosition(partition=5, offset=0)])
+        assert not usage_read.passed(tx, ACME, [PartitionPosition(partition=0, offset=2)])
         assert not usage_read.passed(
-            tx, [PartitionPosition(partition=0, offset=1), PartitionPosition(partition=1, offset=1)]
+            tx, ACME, [PartitionPosition(partition=0, offset=1), PartitionPosition(partition=1, offset=1)]
         )
