@@ -164,15 +164,16 @@ def prepare(
         (next_offset, events, unmeasured, *key, expected),
     )
     _one(moved.rowcount, key)
-    with tx.copy(_COPY) as copy:
-        for each in sorted(rows):
-            copy.write_row((key.partition, key.offset, *each, key.tenant))
+    tx.execute(
+        _PREPARE, (*key[1:], key.tenant, *([each[column] for each in rows] for column in range(len(Row._fields))))
+    )
 
 
-_COPY = """
-COPY usage_backfill_value
-     (partition, backfill_offset, series, record_offset, batch_index, event_time, number, text_value, tenant_id)
-FROM STDIN
+_PREPARE = """
+INSERT INTO usage_backfill_value
+       (partition, backfill_offset, tenant_id, series, record_offset, batch_index, event_time, number, text_value)
+SELECT %s, %s, %s, r.*
+  FROM unnest(%s::bigint[], %s::bigint[], %s::integer[], %s::timestamptz[], %s::numeric[], %s::text[]) AS r
 """
 
 
