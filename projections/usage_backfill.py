@@ -100,8 +100,8 @@ def is_pending(tx: Tx, tenant: str, below: Mapping[int, int]) -> bool:
     return any(offset < below.get(partition, 0) for partition, offset in rows)
 
 
-def begin(tx: Tx, backfill: Pending) -> int:
-    """Find the first record that holds a counted event of the span; returns its offset, or where there is no more."""
+def first_offset(tx: Tx, backfill: Pending) -> int:
+    """Of the first record that holds a counted event of the span, or where there is no more."""
     key = backfill.key
     row = tx.execute(
         """
@@ -112,16 +112,25 @@ def begin(tx: Tx, backfill: Pending) -> int:
         """,
         (key.tenant, key.partition, backfill.begins_at, backfill.ends_at, key.offset),
     ).fetchone()
-    first = key.offset if row is None or row[0] is None else int(row[0])
+    return key.offset if row is None or row[0] is None else int(row[0])
+
+
+def begin(tx: Tx, backfill: Pending) -> int:
+    """Note where the log is to be read from; returns it.
+
+    Raises:
+        Stale: somebody else did.
+    """
+    first = first_offset(tx, backfill)
     moved = tx.execute(
         """
         UPDATE usage_backfill
            SET first_offset = %s, next_offset = %s
          WHERE tenant_id = %s AND partition = %s AND record_offset = %s AND state = 'pending' AND next_offset IS NULL
         """,
-        (first, first, *key),
+        (first, first, *backfill.key),
     )
-    _one(moved.rowcount, key)
+    _one(moved.rowcount, backfill.key)
     return first
 
 

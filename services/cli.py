@@ -31,6 +31,7 @@ MODULES = {
     "price": "services.cli_price",
     "scenario": "services.cli_scenario",
     "usage": "services.cli_usage",
+    "meters": "services.cli_meters",
     "customers": "services.cli_customers",
     "subscriptions": "services.cli_subscriptions",
     "entitlements": "services.cli_entitlements",

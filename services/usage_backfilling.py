@@ -196,18 +196,15 @@ class Backfilling:
         self, number: int, definition: Definition, records: Sequence[Record], expected: int, next_offset: int
     ) -> int:
         """One piece, in one transaction; returns where to go on."""
-        backfill, events = definition.backfill, definition.events(records)
         with self._entered(number) as tx:
-            places = [(each.identity, each.offset, each.place) for each in events]
-            counting = usage_backfill.counting(tx, backfill, places) if places else set()
-            found = [each for each in events if (each.offset, each.place) in counting]
+            found = definition.counted(tx, records)
             made, unmeasured = definition.measured(found)
             usage.make_months(tx, {each.time.date().replace(day=1) for each, _ in made})
             ids = usage.series_ids(tx, {part.series for _, part in made})
             rows = [
                 Row(ids[part.series], each.offset, each.place, each.time, part.number, part.text) for each, part in made
             ]
-            usage_backfill.prepare(tx, backfill.key, rows, expected, next_offset, len(found), unmeasured)
+            usage_backfill.prepare(tx, definition.backfill.key, rows, expected, next_offset, len(found), unmeasured)
         COUNTED.inc(len(found))
         return next_offset
 
@@ -272,8 +269,8 @@ class Definition:
         if first < len(records):
             yield records[first:]
 
-    def events(self, records: Sequence[Record]) -> list[Event]:
-        """Those of the meter's type and the span, counted or not."""
+    def counted(self, tx: postgres.Cursor, records: Sequence[Record]) -> list[Event]:
+        """The events of the meter's type and the span that count."""
         found = []
         for record in records:
             if record.key != self._tenant:
@@ -282,7 +279,11 @@ class Definition:
                 if raw["type"] == self._type and self._begins_us <= raw["time"] < self._ends_us:
                     time = EPOCH + timedelta(microseconds=raw["time"])
                     found.append(Event(identity_bytes(raw["source"], raw["id"]), record.offset, index, time, raw))
-        return found
+        if not found:
+            return []
+        places = [(each.identity, each.offset, each.place) for each in found]
+        counting = usage_backfill.counting(tx, self.backfill, places)
+        return [each for each in found if (each.offset, each.place) in counting]
 
     def measured(self, events: Sequence[Event]) -> tuple[list[tuple[Event, Contribution]], int]:
         """What each contributes, and how many there are that cannot be measured."""

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from billing.metering import UsageAmended
 from infra.errors import Transient
-from infra.kafka import Consumer, KafkaConfig, Record
+from infra.kafka import Consumer, KafkaConfig, Record, start_offsets
 from projections.usage import TOPIC
 from projections.usage_events import Place
 from schemas.codec import UsageRecords, decode_usage_records
@@ -54,6 +54,14 @@ class UsageLog:
             if 0 <= place.batch_index < len(events):
                 made[place] = events[place.batch_index]
         return made
+
+    def starts(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Of each of `partitions` the first offset that the log still has.
+
+        Raises:
+            Transient: Kafka did not answer in time.
+        """
+        return start_offsets(self._config, TOPIC, list(partitions))
 
     def records(self, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Record]:
         """The records at these partitions and offsets; those that the log has not any more are missing.

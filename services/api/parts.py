@@ -77,6 +77,13 @@ class UsageRecords(Protocol):
             Transient: the log did not answer in time.
         """
 
+    def starts(self, partitions: Iterable[int]) -> Mapping[int, int]:
+        """Of each of `partitions` the first offset that the log still has.
+
+        Raises:
+            Transient: the log did not answer in time.
+        """
+
 
 class Entitlements(Protocol):
     """Answers whether a customer may use a feature."""

@@ -89,11 +89,16 @@ class Records:
     """Reads usage again from logs that were written by hand."""
 
     logs: list[Log] = field(default_factory=list)
+    first: dict[int, int] = field(default_factory=dict)
+    """By partition: the first offset that is left; 0 unless given."""
 
     def events(self, places: Iterable[Place]) -> dict[Place, RawEvent]:
         records = {(log.partition, record.offset): record for log in self.logs for record in log.records}
         found = {each: event_in(records[each[:2]], each.batch_index) for each in places if each[:2] in records}
         return {place: event for place, event in found.items() if event is not None}
+
+    def starts(self, partitions: Iterable[int]) -> dict[int, int]:
+        return {each: self.first.get(each, 0) for each in partitions}
 
 
 @dataclass
