@@ -184,7 +184,7 @@ def judge(records: Iterable[Record], controls: Mapping[str, Measuring], layout: 
             known = judged.controls.get(content.tenant) or controls.get(content.tenant)
             if known is None or content.version > known.control.version:
                 judged.controls[content.tenant] = changed = _measuring(known, content, record)
-                if content.backfill is not None and record.partition in layout.touched(content.tenant, content.spread):
+                if content.backfill is not None and not _misplaced_record(record, content.tenant, changed, layout):
                     judged.backfills.append((changed, record.appended_at))
         elif count == 0:
             _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from billing.backfilling import Backfill, MeterBackfillOrdered
 from billing.envelope import EventEnvelope
 from billing.errors import CorruptHistory
 from billing.metering import UsageControl
-from billing.tenant import UsageBounds
+from billing.tenant import ClockAdvanced, UsageBounds
 from infra import postgres
 from infra.kafka import KafkaConfig, scan
 from infra.settings import Settings
@@ -51,6 +52,16 @@ def test_a_meter_that_a_price_book_leaves_out_is_measured_on() -> None:
     published = next(each for each in past.events if each.meta.type == "PriceBookPublished")
     later = control_after(first, published.meta, replace(published.event, meters=(BYTES,)))
     assert later.meters == (CALLS, BYTES)
+
+
+def test_a_backfill_is_asked_for_at_one_place_in_the_log_only() -> None:
+    past = History().register()
+    first = folded(past.events)
+    ordered = MeterBackfillOrdered(meter="calls", from_time=START)
+    asked = control_after(first, replace(past.events[-1].meta, sequence=10), ordered)
+    assert asked == replace(first, version=10, backfill=Backfill(meter="calls", from_time=START))
+    later = control_after(asked, replace(past.events[-1].meta, sequence=11), ClockAdvanced(to=START))
+    assert later.backfill is None
 
 
 def test_an_event_before_the_registration_is_corruption() -> None:
