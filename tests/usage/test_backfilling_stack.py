@@ -85,7 +85,9 @@ def test_an_invoice_waits_for_a_backfill_and_bills_its_result(tallybook: Any, tm
             return tx.execute(statement).fetchall()
 
     # Usage that comes before its tenant's control record would be refused.
-    eventually(lambda: len(rows("SELECT FROM usage_control WHERE length(control) > 100")) == 2, within_s=60)
+    eventually(
+        lambda: len(rows("SELECT FROM usage_control WHERE position('volume'::bytea IN control) > 0")) == 2, within_s=60
+    )
     assert run("usage", "send", str(usage), "--tenant", "shop")[0] == 0
     eventually(lambda: rows("SELECT sum(total) FROM usage_window") == [(705,)], within_s=60)
 
@@ -113,5 +115,5 @@ def test_an_invoice_waits_for_a_backfill_and_bills_its_result(tallybook: Any, tm
     assert run("clock", "advance", "--to", "2013-02-01 00:01", "--wait", "--timeout", "60")[0] == 0
     (done,) = shown()
     assert (done["state"], done["events"], done["unmeasured"], done["partitions_done"]) == ("done", 4, 1, 1)
-    assert [each["total_minor"] for each in told(run, "invoices", "list", "--json")] == [1500]
+    assert rows("SELECT sum(total_minor) FROM invoices") == [(1500,)]
     assert run("replay", "verify")[0] == 0
