@@ -31,7 +31,7 @@ FAILPOINTS = (
     "usage.before_commit",
     "usage.after_commit",
     "backfill.after_piece",
-    "backfill.before_switch",
+    "backfill.before_commit",
     "import.after_save",
     "recount.before_commit",
     "meters.before_commit",

@@ -189,7 +189,7 @@ class Backfilling:
         self._prepare(number, definition, [], at, key.offset)  # markers of transactions may stand before it
         with self._entered(number) as tx:
             usage_backfill.switch(tx, number, backfill)
-            failpoint("backfill.before_switch")
+            failpoint("backfill.before_commit")
         log.info("meter backfilled", tenant=key.tenant, meter=backfill.meter, partition=key.partition, at=key.offset)
 
     def _prepare(

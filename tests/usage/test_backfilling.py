@@ -119,7 +119,7 @@ def test_a_crash_between_pieces_counts_nothing_twice(bench: Bench) -> None:
     log = some_usage()
     log.append(control(meters=(NEW, OTHER), **backfill(2)))
     bench.apply(log.records)
-    for place in ("backfill.after_piece=raise", "backfill.after_piece=raise@1", "backfill.before_switch=raise"):
+    for place in ("backfill.after_piece=raise", "backfill.after_piece=raise@1", "backfill.before_commit=raise"):
         failpoints.configure(place)
         with pytest.raises(FailpointReached):
             worker(bench, log).finish()
