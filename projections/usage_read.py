@@ -154,7 +154,8 @@ WITH bounds AS (
          SELECT u.partition, coalesce(s.since, 0) AS since, u.below
            FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS u (partition, below)
            LEFT JOIN unnest(%(since_partitions)s::integer[], %(since_offsets)s::bigint[]) AS s (partition, since)
-                  ON s.partition = u.partition)
+                  ON s.partition = u.partition
+          WHERE coalesce(s.since, 0) < u.below)
 SELECT EXISTS (
          SELECT FROM usage_series s
            JOIN usage_window w ON w.tenant_id = s.tenant_id AND w.series = s.series
