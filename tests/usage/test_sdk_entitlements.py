@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import monotonic, perf_counter_ns
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from infra.redis_cache import Entry, RedisCache
 from infra.settings import Settings
 from services.entitlements import Standing, best, decoded, encoded, policy
 from tallybook_sdk import entitlements as sdk
-from tallybook_sdk.entitlement_sources import AS_OF_KEY, channel, judged, key_of
+from tallybook_sdk.entitlement_sources import AS_OF_KEY, RedisSource, channel, judged, key_of
 from tallybook_sdk.entitlements import EntitlementClient
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -126,18 +125,15 @@ def test_a_check_comes_from_redis_once_and_from_memory_then(publisher: Publisher
     assert client.check("ann", "calls").source == "cache"
 
 
-def test_a_change_is_seen_within_100_ms(publisher: Publisher, client: EntitlementClient) -> None:
+def test_every_change_is_pushed_into_memory(publisher: Publisher, client: EntitlementClient) -> None:
+    """How soon is measured by `benchmarks/sdk_entitlements.py`."""
     publisher.grant(0)
     client.check("ann", "calls")
     eventually(lambda: client.trusted)
     client.check("ann", "calls")
-    spans = []
     for used in range(1, 30):
-        began = monotonic()
         publisher.grant(used)
         eventually(lambda used=used: seen(client, used))  # type: ignore[misc]
-        spans.append(monotonic() - began)
-    assert sorted(spans)[len(spans) // 2] < 0.1
     publisher.grant(1000)
     eventually(lambda: not client.check("ann", "calls").allowed)
 
@@ -148,21 +144,16 @@ def seen(client: EntitlementClient, used: int) -> bool:
     return answer.used == used
 
 
-def test_a_check_in_memory_takes_less_than_10_microseconds(publisher: Publisher, client: EntitlementClient) -> None:
+def test_a_check_in_memory_asks_nobody(
+    publisher: Publisher, client: EntitlementClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publisher.grant(0)
     client.check("ann", "calls")
     eventually(lambda: client.trusted)
     client.check("ann", "calls")
-
-    def p99_ns() -> int:
-        spans = []
-        for _ in range(5000):
-            began = perf_counter_ns()
-            client.check("ann", "calls")
-            spans.append(perf_counter_ns() - began)
-        return sorted(spans)[4950]
-
-    assert eventually(lambda: p99_ns() < 10_000)  # others share the machine: one quiet round will do
+    monkeypatch.setattr(RedisSource, "get", lambda *_: pytest.fail("Redis was asked"))
+    answers = {client.check("ann", "calls") for _ in range(1000)}
+    assert [(each.source, each.allowed, each.stale) for each in answers] == [("cache", True, False)]
 
 
 def test_what_changed_while_nothing_was_pushed_is_seen_afterwards(
