@@ -1,26 +1,33 @@
 """How long an entitlement check takes, and how soon a change is seen: `python -m benchmarks.sdk_entitlements`.
 
-    python -m benchmarks.sdk_entitlements --redis URL [--json]
+    python -m benchmarks.sdk_entitlements [--redis URL] [--json]
 
-The checks of the SDK, in process; `benchmarks.entitlements` has those from Redis and over HTTP. Exit code 1 if a check
-is slower than promised: p99 under 10 microseconds, and a change seen within 100 ms.
+A Valkey of its own, unless one is given. The checks of the SDK, in process; `benchmarks.entitlements` has those from
+Redis and over HTTP. Exit code 1 if a check is slower than promised: p99 under 10 microseconds, and a change seen within
+100 ms.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter_ns
 
 import redis
 
 from benchmarks import machine
+from infra.local import valkey_server
+from infra.local.ports import Ports
 from tallybook_sdk.entitlement_sources import AS_OF_KEY
 from tallybook_sdk.entitlements import EntitlementClient
 
@@ -126,12 +133,28 @@ def _change(server: redis.Redis, stop: threading.Event) -> None:
         publish(server, f"c{used % CUSTOMERS}", used)
 
 
+@contextmanager
+def _valkey() -> Iterator[str]:
+    """URL of a server that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tallybook-bench-") as folder:
+        program, url = valkey_server.program(Path(folder), Ports(Path(folder)))
+        server = subprocess.Popen(program.command, stdout=subprocess.DEVNULL)
+        try:
+            while not program.ready():
+                time.sleep(0.05)
+            yield url
+        finally:
+            server.terminate()
+            server.wait()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--redis", required=True, help="a Redis or Valkey, in which keys are written")
+    parser.add_argument("--redis", help="a Redis or Valkey, in which keys are written")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    check, change, busy = rows = in_process(options.redis)
+    with contextlib.nullcontext(options.redis) if options.redis else _valkey() as url:
+        check, change, busy = rows = in_process(url)
     kept = max(check.p99_us, busy.p99_us) < CHECK_P99_US and change.p99_us < CHANGE_P99_US
     if options.json:
         print(json.dumps({"machine": machine.description(), "rows": [asdict(each) for each in rows]}, indent=2))
