@@ -36,6 +36,7 @@ from projections.usage_statements import (
     POINTS,
     PRESENT,
     SERIES,
+    SERIES_OF_CUSTOMERS,
     UNIQUE,
     WEIGHTED,
 )
@@ -48,19 +49,26 @@ Found = dict[int | None, tuple[Decimal, int]]
 """Place of a cell, None for all of them together -> quantity and number of events."""
 
 
+def totals(tx: Tx, tenant: str, customers: Collection[str], need: Need) -> dict[str, Decimal]:
+    """The total that `need` comes to for each of `customers`, all in two statements; who has nothing is missing."""
+    series = tx.execute(SERIES_OF_CUSTOMERS, (tenant, list(customers), need.meter.key)).fetchall()
+    if not series:
+        return {}
+    # A total by cell: here each customer is one, whatever dimensions the meter has.
+    places = {customer: place for place, customer in enumerate(dict.fromkeys(each for _, each in series))}
+    found = _found(
+        tx, need, _asked(tenant, need, [number for number, _ in series], [places[each] for _, each in series])
+    )
+    return {customer: found[place][0] for customer, place in places.items() if place in found}
+
+
 def measure(tx: Tx, tenant: str, customer: str, need: Need, transactions: Collection[str] | None) -> Measured:
     """What `need` measured; see `usage_read.quantities`."""
     series = tx.execute(SERIES, (tenant, customer, need.meter.key)).fetchall()
     if not series:
         return NOTHING
     cells, of_series = _cells(need.meter, series)
-    asked: dict[str, Any] = {
-        "tenant": tenant,
-        "series": [number for number, _, _ in series],
-        "cells": of_series,
-        "partitions": [each.partition for each in need.positions],
-        "offsets": [each.offset for each in need.positions],
-    }
+    asked = _asked(tenant, need, [number for number, _, _ in series], of_series)
     if need.held:
         return measured(need, _points(tx, need, asked, cells))
     found = _found(tx, need, asked)
@@ -76,6 +84,17 @@ def measure(tx: Tx, tenant: str, customer: str, need: Need, transactions: Collec
         transactions=tuple(number for (number,) in one_by_one),
         events=events,
     )
+
+
+def _asked(tenant: str, need: Need, series: list[int], cells: list[int]) -> dict[str, Any]:
+    """What every statement is given; `cells`: the place of each of `series`."""
+    return {
+        "tenant": tenant,
+        "series": series,
+        "cells": cells,
+        "partitions": [each.partition for each in need.positions],
+        "offsets": [each.offset for each in need.positions],
+    }
 
 
 def _cells(meter: Meter, series: Sequence[tuple[int, list[str], list[str]]]) -> tuple[list[tuple[str, ...]], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from billing.ids import CustomerId, TenantId
 from billing.invoicing import Need, PartitionPosition
@@ -12,6 +13,7 @@ from billing.period import Period
 from projections import generation, usage_backfill
 from projections.usage import SET, TOPIC, Tx
 from projections.usage_quantities import EVER, measure
+from projections.usage_quantities import totals as totals_of
 
 
 def quantities(
@@ -28,6 +30,11 @@ def quantities(
     row, all others by windows.
     """
     return {need: measure(tx, tenant, customer, need, transactions) for need in dict.fromkeys(needs)}
+
+
+def totals(tx: Tx, tenant: TenantId, customers: Collection[CustomerId], need: Need) -> dict[CustomerId, Decimal]:
+    """The total of `quantities` for each of `customers`, read together; who has nothing is missing."""
+    return {CustomerId(each): total for each, total in totals_of(tx, tenant, customers, need).items()}
 
 
 def current(tx: Tx, tenant: TenantId, customer: CustomerId, meter: Meter, period: Period) -> Measured:

@@ -11,6 +11,12 @@ SELECT series, dimension_names, dimension_values
  ORDER BY series
 """
 
+SERIES_OF_CUSTOMERS = """
+SELECT series, customer_id
+  FROM usage_series
+ WHERE tenant_id = %s AND customer_id = ANY (%s::text[]) AND meter = %s
+"""
+
 
 _ASKED = """
 WITH cut AS (SELECT * FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS c (partition, below)),

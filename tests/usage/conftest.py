@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ class Bench:
         with postgres.transaction(self.pool) as tx:
             generation.enter_all(tx)
             return usage_read.quantities(tx, ACME, CustomerId(customer), needs, transactions=transactions)
+
+    def totals(self, need: Need, customers: Sequence[str]) -> dict[str, Decimal]:
+        """Totals that are not nothing, read together."""
+        with postgres.transaction(self.pool) as tx:
+            generation.enter_all(tx)
+            found = usage_read.totals(tx, ACME, [CustomerId(each) for each in customers], need)
+            return {str(customer): total for customer, total in found.items() if total}
 
     def measured(self, meter: Meter, period: Period = DAY, below: int = 10**9) -> Measured:
         need = Need(meter, period, (PartitionPosition(partition=0, offset=below),))

@@ -153,3 +153,6 @@ def test_postgres_reads_what_the_rules_measure(bench: Bench, seed: int) -> None:
             alone = meter.aggregation is Aggregation.SUM and not held
             expected = measured(need, points(logs, meter, cut), one_by_one=alone)
             assert bench.quantities([need])[need] == expected, need
+            if not held:
+                both = {each: bench.quantities([need], each)[need].total for each in ("c1", "c2")}
+                assert bench.totals(need, ("c1", "c2", "c3")) == {each: total for each, total in both.items() if total}
