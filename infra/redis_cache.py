@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from urllib.parse import quote
 
 import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -66,15 +68,7 @@ class RedisCache:
 
     def __init__(self, settings: Settings, *, timeout: timedelta = timedelta(milliseconds=500)) -> None:
         """Connects with the first call. `timeout` is per call: a slow cache is worse than none."""
-        seconds = timeout.total_seconds()
-        self._redis = redis.Redis.from_url(
-            settings.require("redis"),
-            decode_responses=True,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=10,
-        )
+        self._redis = redis.Redis.from_url(settings.require("redis"), retry=Retry(NoBackoff(), 0), **_options(timeout))
         self._put = self._redis.register_script(_PUT)
         self._begin = self._redis.register_script(_BEGIN)
         self._mark = self._redis.register_script(_MARK)
@@ -89,14 +83,11 @@ class RedisCache:
 
         def ask() -> list[Any]:
             with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(key, "body", "version", "usage_version", "as_of")
+                pipeline.hmget(key, *_FIELDS)
                 pipeline.get(_AS_OF)
                 return pipeline.execute()
 
-        (body, version, usage, written_at), checked_at = self._try(ask)
-        if body is None:
-            return None
-        return Found(body, f"{version}-{usage}", _instant(max(int(written_at or 0), int(checked_at or 0))))
+        return _found(*self._try(ask))
 
     def publish(self, entries: Iterable[Entry]) -> int:
         """Write what is newer than what is there, and tell who listens; returns how many were. Raises `Transient`."""
@@ -148,12 +139,65 @@ class RedisCache:
         self._redis.close()
 
     def _try(self, call: Any) -> Any:
-        try:
+        with _translated():
             return call()
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise Transient(f"Redis: {error}") from error
-        except redis.ResponseError as error:  # out of memory, loading, read-only replica: a state, not a bug of ours
-            raise Transient(f"Redis: {error}") from error
+
+
+class LoopCache:
+    """The same entitlements, for one event loop: a reader holds no thread while it waits."""
+
+    def __init__(self, settings: Settings, *, timeout: timedelta = timedelta(milliseconds=500)) -> None:
+        """Connects with the first call. `timeout` is per call: a slow cache is worse than none."""
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        self._redis = redis.asyncio.Redis.from_url(settings.require("redis"), retry=retry, **_options(timeout))
+
+    async def entitlement(self, tenant: str, customer: str, feature: str) -> Found | None:
+        """What was published; None if nothing was.
+
+        Raises:
+            Transient: Redis is away or slow.
+        """
+        with _translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(entitlement_key(tenant, customer, feature), *_FIELDS)
+                pipeline.get(_AS_OF)
+                answers = await pipeline.execute()
+        return _found(*answers)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._redis.aclose()
+
+
+_FIELDS = ("body", "version", "usage_version", "as_of")
+
+
+def _options(timeout: timedelta) -> dict[str, Any]:
+    """How both clients connect."""
+    seconds = timeout.total_seconds()
+    return {
+        "decode_responses": True,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "health_check_interval": 10,
+    }
+
+
+def _found(fields: Sequence[str | None], checked_at: str | None) -> Found | None:
+    body, version, usage, written_at = fields
+    if body is None:
+        return None
+    return Found(body, f"{version}-{usage}", _instant(max(int(written_at or 0), int(checked_at or 0))))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise Transient(f"Redis: {error}") from error
+    except redis.ResponseError as error:  # out of memory, loading, read-only replica: a state, not a bug of ours
+        raise Transient(f"Redis: {error}") from error
 
 
 def entitlement_key(tenant: str, customer: str, feature: str) -> str:

@@ -30,10 +30,11 @@ from billing.entitlement import (
 from billing.ids import CustomerId, TenantId
 from billing.invoicing import Need, PartitionPosition
 from billing.metering import Meter
+from billing.period import Period
 from infra import postgres, telemetry
 from infra.clock import Clock, SystemClock
 from infra.errors import Transient
-from infra.redis_cache import Entry, RedisCache
+from infra.redis_cache import Entry, Found, LoopCache, RedisCache
 from projections import entitlements, generation, price_books, usage_read
 from projections.entitlements import Grant, Key
 from projections.usage import SET, TOPIC
@@ -80,9 +81,12 @@ class Answer:
 class Entitlements:
     """Answers for one tenant at a time; safe to use from several threads."""
 
-    def __init__(self, cache: RedisCache, pool: postgres.Pool, clock: Clock | None = None) -> None:
-        """`pool` should give up within a second or two: a check that waits is no check."""
+    def __init__(
+        self, cache: RedisCache, pool: postgres.Pool, clock: Clock | None = None, loop_cache: LoopCache | None = None
+    ) -> None:
+        """`pool` should give up within a second or two: a check that waits is no check. `loop_cache`: for `at_once`."""
         self._cache = cache
+        self._loop_cache = loop_cache
         self._pool = pool
         self._clock = clock or SystemClock()
         self._remembered = _Remembered(REMEMBERED_MAX)
@@ -93,6 +97,21 @@ class Entitlements:
         answer = self._answer(tenant, customer, feature)
         ANSWERS.labels(answer.source).inc()
         return answer
+
+    async def at_once(self, tenant: str, customer: str, feature: str) -> Answer | None:
+        """The answer of Redis, if it is one that counts: without a thread. None: ask `access`. Never fails either."""
+        if self._loop_cache is None or self._is_spared(CACHE):
+            return None
+        try:
+            found = await self._loop_cache.entitlement(tenant, customer, feature)
+        except Transient as error:
+            self._spare(CACHE, error)
+            return None
+        answer = _of_found(feature, found)
+        if answer is None or self._is_older(answer, FRESH):
+            return None
+        ANSWERS.labels(CACHE).inc()
+        return self._remembered.put((tenant, customer, feature), answer)
 
     def _answer(self, tenant: str, customer: str, feature: str) -> Answer:
         key = (tenant, customer, feature)
@@ -115,21 +134,23 @@ class Entitlements:
         return answer.as_of is None or self._clock.now() - answer.as_of > age
 
     def _asked(self, source: str, tenant: str, customer: str, feature: str) -> Answer | None:
-        if self._clock.monotonic_s() < self._spared[source]:
+        if self._is_spared(source):
             return None
         try:
             return (self._from_cache if source == CACHE else self._from_database)(tenant, customer, feature)
         except Transient as error:
-            log.warning("entitlements not read", source=source, reason=str(error))
-            self._spared[source] = self._clock.monotonic_s() + _SPARED_S
+            self._spare(source, error)
             return None
 
+    def _is_spared(self, source: str) -> bool:
+        return self._clock.monotonic_s() < self._spared[source]
+
+    def _spare(self, source: str, error: Transient) -> None:
+        log.warning("entitlements not read", source=source, reason=str(error))
+        self._spared[source] = self._clock.monotonic_s() + _SPARED_S
+
     def _from_cache(self, tenant: str, customer: str, feature: str) -> Answer | None:
-        found = self._cache.entitlement(tenant, customer, feature)
-        if found is None:
-            return None
-        standings = decoded(feature, found.body)
-        return Answer(best(standings), CACHE, False, found.as_of, found.version, policy(standings))
+        return _of_found(feature, self._cache.entitlement(tenant, customer, feature))
 
     def _from_database(self, tenant: str, customer: str, feature: str) -> Answer:
         with postgres.tenant_transaction(self._pool, tenant) as tx:
@@ -137,6 +158,13 @@ class Entitlements:
             (made,) = entries(tx, [(tenant, customer, feature)])
         standings = decoded(feature, made.body)
         return Answer(best(standings), DATABASE, False, made.as_of, made.shown, policy(standings))
+
+
+def _of_found(feature: str, found: Found | None) -> Answer | None:
+    if found is None:
+        return None
+    standings = decoded(feature, found.body)
+    return Answer(best(standings), CACHE, False, found.as_of, found.version, policy(standings))
 
 
 class _Remembered:
@@ -185,6 +213,7 @@ def entries(tx: postgres.Cursor, keys: Sequence[Key]) -> list[Entry]:
     grants = entitlements.of_all(tx, keys)
     versions = _usage_versions(tx, keys)
     counter = _Counter(tx)
+    counter.read([each for given in grants.values() for each in given])
     made = []
     for key in keys:
         tenant, customer, _ = key
@@ -198,7 +227,10 @@ def entries(tx: postgres.Cursor, keys: Sequence[Key]) -> list[Entry]:
 
 def standings_of(tx: postgres.Cursor, key: Key) -> list[Standing]:
     """What is granted of a feature, and used; `tx` has entered both sets."""
-    return _Counter(tx).standings(entitlements.of_all(tx, [key]).get(key, []))
+    grants = entitlements.of_all(tx, [key]).get(key, [])
+    counter = _Counter(tx)
+    counter.read(grants)
+    return counter.standings(grants)
 
 
 def _usage_versions(tx: postgres.Cursor, keys: Sequence[Key]) -> dict[Key, int]:
@@ -215,6 +247,10 @@ SELECT u.tenant_id, u.customer_id, u.meter, u.version
 """
 
 
+_Counted = tuple[str, int, str, Period]
+"""Tenant, version of its price book, meter and period: what grants of several customers have in common."""
+
+
 class _Counter:
     """What grants' meters measured in their current periods, as far as usage has been counted."""
 
@@ -222,25 +258,43 @@ class _Counter:
         self._tx = tx
         self._positions: tuple[PartitionPosition, ...] | None = None
         self._meters: dict[tuple[str, int], dict[str, Meter]] = {}
+        self._used: dict[_Counted, dict[CustomerId, Decimal]] = {}
+
+    def read(self, grants: Sequence[Grant]) -> None:
+        """Measure what counts toward `grants`: customers that share meter and period are read together."""
+        asked: dict[_Counted, set[CustomerId]] = {}
+        for each in grants:
+            if each.revoked_at is None and (counted := _counted_of(each)) is not None:
+                asked.setdefault(counted, set()).add(CustomerId(each.customer_id))
+        for counted, customers in asked.items():
+            tenant, book_version, meter, period = counted
+            need = Need(self._meter(tenant, book_version, meter), period, self._positions_now())
+            self._used[counted] = usage_read.totals(self._tx, TenantId(tenant), customers, need)
 
     def standings(self, grants: Sequence[Grant]) -> list[Standing]:
-        return [Standing(each.entitlement, self._used(each)) for each in grants if each.revoked_at is None]
+        """Of `grants` that were read, those in force and what is used of them."""
+        return [Standing(each.entitlement, self._used_of(each)) for each in grants if each.revoked_at is None]
 
-    def _used(self, grant: Grant) -> Decimal:
-        if grant.entitlement.meter is None:
-            return Decimal(0)
-        place = (grant.tenant, grant.book_version)
+    def _used_of(self, grant: Grant) -> Decimal:
+        counted = _counted_of(grant)
+        return Decimal(0) if counted is None else self._used[counted].get(CustomerId(grant.customer_id), Decimal(0))
+
+    def _meter(self, tenant: str, book_version: int, key: str) -> Meter:
+        place = (tenant, book_version)
         if place not in self._meters:
             self._meters[place] = {each.key: each for each in price_books.book(self._tx, *place).meters}
-        need = Need(self._meters[place][grant.entitlement.meter], grant.period, self._counted())
-        customer = CustomerId(grant.customer_id)
-        return usage_read.quantities(self._tx, TenantId(grant.tenant), customer, [need], transactions=())[need].total
+        return self._meters[place][key]
 
-    def _counted(self) -> tuple[PartitionPosition, ...]:
+    def _positions_now(self) -> tuple[PartitionPosition, ...]:
         if self._positions is None:
             stored = generation.checkpoints(self._tx, SET, generation.current(self._tx, SET), TOPIC)
             self._positions = tuple(PartitionPosition(partition=each, offset=stored[each]) for each in sorted(stored))
         return self._positions
+
+
+def _counted_of(grant: Grant) -> _Counted | None:
+    meter = grant.entitlement.meter
+    return None if meter is None else (grant.tenant, grant.book_version, meter, grant.period)
 
 
 def encoded(standings: Sequence[Standing]) -> str:

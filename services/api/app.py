@@ -12,7 +12,6 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 
-from infra import telemetry
 from services.api import (
     clock,
     customers,
@@ -33,6 +32,7 @@ from services.api import (
 from services.api.callers import Callers
 from services.api.parts import Parts, trace_id
 from services.api.problems import MEDIA_TYPE, Problem, ProblemBody, install
+from services.api.quick_checks import ALWAYS, REQUESTS, SECONDS, QuickChecks
 
 VERSION = "1"
 ROUTERS = (
@@ -52,9 +52,6 @@ ROUTERS = (
     entitlements,
     operations,
 )
-
-_REQUESTS = telemetry.counter("api_requests_total", "Requests answered.", "method", "route", "status")
-_SECONDS = telemetry.histogram("api_request_seconds", "Time until the answer.", "method", "route")
 
 _DESCRIPTION = """Usage and subscription billing.
 
@@ -82,6 +79,8 @@ def create_app(given: Parts | None = None) -> FastAPI:
     install(app)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's own way to add to it
     app.middleware("http")(_observed)
+    if given is not None:
+        app.add_middleware(QuickChecks, callers=app.state.callers, entitlements=given.entitlements)
     return app
 
 
@@ -108,10 +107,9 @@ async def _observed(request: Request, call_next: Callable[[Request], Awaitable[R
     began = time.perf_counter()
     response = await call_next(request)
     route = getattr(request.scope.get("route"), "path", "none")
-    _REQUESTS.labels(request.method, route, response.status_code).inc()
-    _SECONDS.labels(request.method, route).observe(time.perf_counter() - began)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    REQUESTS.labels(request.method, route, response.status_code).inc()
+    SECONDS.labels(request.method, route).observe(time.perf_counter() - began)
+    response.headers.update(ALWAYS)
     return response
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Final
@@ -19,6 +20,8 @@ FRESH_S: Final = 2.0
 """A revoked key opens nothing any more after this time at the latest."""
 TRUSTED_S: Final = 900.0
 """While Postgres does not answer, a key that it knew this lately is taken: entitlements must be answered then, too."""
+_AGING_S: Final = 1.0
+"""From then on whoever asks all the time looks again beforehand, and never waits for it."""
 _SPARED_S: Final = 1.0
 _KNOWN_MAX: Final = 10_000
 
@@ -28,6 +31,7 @@ class _Known:
     caller: Caller
     verified_s: float
     ask_at_s: float
+    aging_at_s: float
 
 
 class Callers:
@@ -44,6 +48,16 @@ class Callers:
         known = self._known.get(_digest(presented))
         return known.caller if known is not None and self._clock.monotonic_s() < known.ask_at_s else None
 
+    def is_aging(self, presented: str) -> bool:
+        """Whether a known key should be looked up again before its time; said to one asker only, who calls `find`."""
+        digest = _digest(presented)
+        with self._lock:
+            known = self._known.get(digest)
+            if known is None or self._clock.monotonic_s() < known.aging_at_s:
+                return False
+            self._known[digest] = replace(known, aging_at_s=math.inf)
+            return True
+
     def find(self, presented: str) -> Caller | None:
         """Whom `presented` speaks for; None if it is no key, a wrong one or a revoked one.
 
@@ -51,6 +65,7 @@ class Callers:
             Transient: Postgres is away, and the key was not seen lately.
         """
         digest = _digest(presented)
+        asked_s = self._clock.monotonic_s()
         try:
             with postgres.transaction(self._pool) as tx:
                 found = api_keys.find(tx, presented)
@@ -59,10 +74,9 @@ class Callers:
             if known is None or now - known.verified_s > TRUSTED_S:
                 raise
             log.warning("key taken as it was known", key_id=known.caller.key_id)
-            self._keep(digest, replace(known, ask_at_s=now + _SPARED_S))
+            self._keep(digest, replace(known, ask_at_s=now + _SPARED_S, aging_at_s=math.inf))
             return known.caller
-        now = self._clock.monotonic_s()
-        self._keep(digest, None if found is None else _Known(found, now, now + FRESH_S))
+        self._keep(digest, None if found is None else _Known(found, asked_s, asked_s + FRESH_S, asked_s + _AGING_S))
         return found
 
     def _keep(self, digest: bytes, known: _Known | None) -> None:

@@ -14,6 +14,7 @@ from services.api.bodies import EdgeRoute
 from services.api.pages import PathId
 from services.api.parts import Parts, caller, parts
 from services.api_keys import Caller
+from services.entitlements import Answer
 
 router = APIRouter(tags=["entitlements"], route_class=EdgeRoute)
 
@@ -40,7 +41,10 @@ class AccessBody:
     """What to answer for whoever reaches nobody: `closed` or `open`."""
 
 
-@router.get("/v1/customers/{customer_id}/entitlements/{feature}")
+PATH = "/v1/customers/{customer_id}/entitlements/{feature}"
+
+
+@router.get(PATH)
 def entitlement(
     customer_id: PathId,
     feature: PathId,
@@ -48,7 +52,11 @@ def entitlement(
     caller: Annotated[Caller, Depends(caller)],
 ) -> AccessBody:
     """Whether one more unit of the feature may be used. An unknown customer has no features."""
-    answer = parts.entitlements.access(caller.tenant, customer_id, feature)
+    return body_of(parts.entitlements.access(caller.tenant, customer_id, feature))
+
+
+def body_of(answer: Answer) -> AccessBody:
+    """`answer` as it is told."""
     access = answer.access
     return AccessBody(
         allowed=access.allowed,

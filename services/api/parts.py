@@ -91,6 +91,9 @@ class Entitlements(Protocol):
     def access(self, tenant: str, customer: str, feature: str) -> Answer:
         """The answer, and what it rests on."""
 
+    async def at_once(self, tenant: str, customer: str, feature: str) -> Answer | None:
+        """The answer, if it needs no thread; None: ask `access`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from datetime import timedelta
 
 import uvicorn
@@ -10,7 +12,7 @@ from infra import postgres, telemetry
 from infra.clock import SystemClock
 from infra.errors import Misconfigured
 from infra.kafka import KafkaConfig
-from infra.redis_cache import RedisCache
+from infra.redis_cache import LoopCache, RedisCache
 from infra.settings import Settings
 from infra.shutdown import on_signals
 from services.api.app import create_app
@@ -28,6 +30,7 @@ log = telemetry.logger("services.api")
 POOL_SIZE = 16
 CHECKS_POOL_SIZE = 4
 CHECKS_PATIENCE = timedelta(seconds=1)  # a check that Redis cannot answer must not wait for Postgres to come back
+_SWITCH_S = 0.001  # how long a thread may keep the event loop waiting for the interpreter
 STOP_S = 8  # of the ten seconds that a process has after SIGTERM
 
 
@@ -54,7 +57,7 @@ def serve(settings: Settings) -> int:
                 usage=usage,
                 layout=layout,
                 usage_log=usage_log,
-                entitlements=Entitlements(cache, checks, clock),
+                entitlements=Entitlements(cache, checks, clock, LoopCache(settings)),
                 reservations=Reservations(pool),
                 quick=checks,
                 cursors=Cursors(cursor_secret(pool)),
@@ -71,6 +74,7 @@ def serve(settings: Settings) -> int:
             )
             # uvicorn raises the signal again at its end: without a handler of ours the process would die of it.
             on_signals()
+            _spare_pauses()
             log.info("api starts", host=settings.api_host, port=settings.api_port)
             uvicorn.Server(config).run()
     finally:
@@ -80,6 +84,13 @@ def serve(settings: Settings) -> int:
         checks.close()
         pool.close()
     return 0
+
+
+def _spare_pauses() -> None:
+    """Keep what would hold up every request at once short."""
+    gc.collect()
+    gc.freeze()  # what is there stays: no collection looks at it again
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def cursor_secret(pool: postgres.Pool) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,10 @@ import redis
 
 from billing.entitlement import Access, Entitlement, WhenUnknown
 from infra import postgres
-from infra.redis_cache import Entry, RedisCache, channel, entitlement_key
+from infra.redis_cache import Entry, LoopCache, RedisCache, channel, entitlement_key
 from infra.settings import Settings
 from services.entitlement_publisher import Publisher
-from services.entitlements import CACHE, DATABASE, FRESH, POLICY, TRUSTED, Entitlements, Standing, encoded
+from services.entitlements import CACHE, DATABASE, FRESH, POLICY, TRUSTED, Answer, Entitlements, Standing, encoded
 from tests.projections.history import START, History
 from tests.projections.log import append
 from tests.projections.test_replay import project_log
@@ -189,6 +190,39 @@ def test_every_key_holds_values_of_its_own_tenant(
 def test_without_redis_postgres_answers(fresh: Settings, subscribed: History, api: postgres.Pool) -> None:
     nobody = RedisCache(fresh.model_copy(update={"redis": "redis://127.0.0.1:1/0"}))
     assert told(Entitlements(nobody, api)) == (within(400), DATABASE)
+
+
+def at_once(settings: Settings, api: postgres.Pool, cache: RedisCache, clock: Moving) -> tuple[Answer | None, Answer]:
+    """What is answered without a thread, and with one right after it."""
+
+    async def ask() -> Answer | None:
+        loop_cache = LoopCache(settings)
+        checks._loop_cache = loop_cache
+        try:
+            return await checks.at_once("acme", "ann", "calls")
+        finally:
+            await loop_cache.close()
+
+    checks = Entitlements(cache, api, clock)
+    return asyncio.run(ask()), checks.access("acme", "ann", "calls")
+
+
+def test_a_check_without_a_thread_says_the_same_or_nothing(
+    own_redis: Settings, subscribed: History, api: postgres.Pool, cache: RedisCache, pool: postgres.Pool
+) -> None:
+    clock = Moving()
+    short, long = at_once(own_redis, api, cache, clock)
+    assert (short, long.source) == (None, DATABASE)  # Redis is empty
+    Publisher(pool, cache).step()
+    short, long = at_once(own_redis, api, cache, clock)
+    assert short == long
+    assert (long.access, long.source) == (within(400), CACHE)
+    clock.ahead = FRESH * 2
+    short, long = at_once(own_redis, api, cache, clock)
+    assert (short, long.source) == (None, DATABASE)  # nobody held it against Postgres lately
+    away = own_redis.model_copy(update={"redis": "redis://127.0.0.1:1/0"})
+    short, long = at_once(away, api, RedisCache(own_redis), Moving())
+    assert (short, long.source) == (None, DATABASE)  # the long way does not ask for the same outage again
 
 
 def test_the_process_publishes_and_stops_when_asked(
