@@ -52,8 +52,6 @@ def _precise_loop() -> asyncio.AbstractEventLoop:
 
 async def _ask(targets: Sequence[Target], rate: int, seconds: float, turn_s: float) -> list[list[float]]:
     senders = [_Sender(each) for each in targets]
-    for each in senders:
-        await each.connect()
     for _ in range(max(1, round(seconds / turn_s))):
         for each in senders:
             await each.turn(rate, int(rate * turn_s))
@@ -69,17 +67,18 @@ class _Sender:
         self.target = target
         self.found: list[float] = []
         self.wrong: bytes | None = None
-        self.idle: list[_Connection] = []
+        self.idle: deque[_Connection] = deque()
         self.waiting: deque[tuple[float, bytes]] = deque()
         self._number = 0
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(CONNECTIONS):
+        while len(self.idle) < CONNECTIONS:
             await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.target.port)
 
     async def turn(self, rate: int, count: int) -> None:
         """`count` requests, and their answers."""
+        await self.connect()  # a server closes what was idle for some seconds
         wanted = len(self.found) + count
         began = time.perf_counter() + 0.01
         for number in range(count):
@@ -98,10 +97,10 @@ class _Sender:
     def send(self) -> None:
         """Send what waits, as far as there are connections."""
         while self.waiting and self.idle:
-            self.idle.pop().ask(*self.waiting.popleft())
+            self.idle.popleft().ask(*self.waiting.popleft())
 
     def close(self) -> None:
-        for each in self.idle:
+        for each in list(self.idle):
             each.close()
 
 
@@ -117,6 +116,12 @@ class _Connection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sender.idle.append(self)
 
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self in self._sender.idle:
+            self._sender.idle.remove(self)
+        elif self._due:
+            self._sender.wrong = b"a closed connection"
+
     def ask(self, due: float, request: bytes) -> None:
         self._due = due
         self._transport.write(request)
@@ -129,7 +134,7 @@ class _Connection(asyncio.Protocol):
         self._sender.found.append(time.perf_counter() - self._due)
         if not head.startswith(b"HTTP/1.1 200") or self._sender.target.answers not in body:
             self._sender.wrong = self._read
-        self._read = b""
+        self._read, self._due = b"", 0.0
         self._sender.idle.append(self)
         self._sender.send()
 
@@ -146,7 +151,10 @@ def request(path: str, **headers: str) -> bytes:
 @contextmanager
 def empty_endpoint() -> Iterator[Target]:
     """What the same server takes to answer nothing, in a process of its own."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    # Without the name of its protocol, asyncio would let its answers wait for acknowledgements (TCP_NODELAY).
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
     server = multiprocessing.get_context("spawn").Process(target=_serve, args=(listening,), daemon=True)
     server.start()
     try:
