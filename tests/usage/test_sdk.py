@@ -23,7 +23,7 @@ from schemas.binary import fingerprint
 from schemas.codec import decode_usage, fingerprint_of
 from tallybook_sdk import Delivery, InvalidEvent, NotDelivered, Unreachable, UsageEvent, UsageProducer
 from tallybook_sdk.event import as_record
-from tallybook_sdk.wire import SCHEMA_FINGERPRINT, Encoder, decode_event, encode_batch
+from tallybook_sdk.wire import BATCH, Encoder, decode_event, encode_batch
 from tests.stack import Stack
 from tests.usage.making import NOON
 from tests.waiting import eventually
@@ -36,7 +36,7 @@ _ELSEWHERE = timezone(timedelta(hours=5))
 def test_the_schema_that_travels_with_the_sdk_is_a_released_one() -> None:
     shipped = json.loads(resources.files("tallybook_sdk").joinpath("usage_batch.avsc").read_text())
     assert shipped in [json.loads(path.read_text()) for path in SCHEMAS.glob("UsageBatch.*.avsc")]
-    assert fingerprint(shipped) == SCHEMA_FINGERPRINT
+    assert fingerprint(shipped) == BATCH.fingerprint
 
 
 events = st.builds(

@@ -3,6 +3,7 @@
 from tallybook_sdk.aio import AsyncUsageProducer as AsyncUsageProducer
 from tallybook_sdk.delivery import BufferFull as BufferFull
 from tallybook_sdk.delivery import Delivery as Delivery
+from tallybook_sdk.delivery import NotCorrected as NotCorrected
 from tallybook_sdk.delivery import NotDelivered as NotDelivered
 from tallybook_sdk.delivery import Unreachable as Unreachable
 from tallybook_sdk.event import InvalidEvent as InvalidEvent

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered
 from tallybook_sdk.event import UsageEvent
-from tallybook_sdk.producer import UsageProducer
+from tallybook_sdk.producer import ANSWER, UsageProducer
 from tallybook_sdk.spool import Fsync
 from tallybook_sdk.spread import Placing
 
@@ -55,15 +55,26 @@ class AsyncUsageProducer:
             raise NotDelivered([delivery], [])
         return delivery
 
+    async def void(
+        self, id: str, *, reason: str, source: str = "", time: datetime | None = None, timeout: timedelta = ANSWER
+    ) -> None:
+        """Take the event (`source`, `id`) back; returns when the brokers have that. The rest as the sync one."""
+        producer = await self._ready()
+        await asyncio.to_thread(producer.void, id, reason=reason, source=source, time=time, timeout=timeout)
+
+    async def amend(self, event: UsageEvent, *, reason: str, timeout: timedelta = ANSWER) -> None:
+        """Have the event with the source and id of `event` count as `event`. The rest as the sync one."""
+        await asyncio.to_thread((await self._ready()).amend, event, reason=reason, timeout=timeout)
+
     async def check(self, timeout: timedelta = timedelta(seconds=8)) -> None:
         """Raises `Unreachable` unless the brokers answer and have the topic."""
         await asyncio.to_thread((await self._ready()).check, timeout)
 
-    async def flush(self, timeout: timedelta = timedelta(seconds=130)) -> None:
+    async def flush(self, timeout: timedelta = ANSWER) -> None:
         """Return when the brokers have every event that was sent. Raises `NotDelivered`."""
         await asyncio.to_thread((await self._ready()).flush, timeout)
 
-    async def close(self, timeout: timedelta = timedelta(seconds=130)) -> None:
+    async def close(self, timeout: timedelta = ANSWER) -> None:
         """Flush, and end. Raises what `flush` does."""
         if self._producer is not None:
             await asyncio.to_thread(self._producer.close, timeout)

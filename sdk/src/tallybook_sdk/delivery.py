@@ -45,6 +45,10 @@ class NotDelivered(Exception):
         return len(self.under_way)
 
 
+class NotCorrected(Exception):
+    """The brokers may not have a void or an amendment, says why. Do it again: what lies there twice changes nothing."""
+
+
 class BufferFull(Exception):
     """As many events are under way as the producer may hold. This one was not taken: wait, or drop it knowingly."""
 

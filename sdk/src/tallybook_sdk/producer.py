@@ -8,12 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from tallybook_sdk.delivery import BufferFull, Delivery, NotDelivered, OnDelivery
+from tallybook_sdk.batch import Batch, runs, tell
+from tallybook_sdk.correction import Answer, Correction, amended, voided
+from tallybook_sdk.delivery import BufferFull, Delivery, NotCorrected, NotDelivered, OnDelivery
 from tallybook_sdk.event import NAME_LENGTH_MAX, InvalidEvent, UsageEvent
 from tallybook_sdk.living import watch
 from tallybook_sdk.spool import Fsync, Spool, SpoolUnusable
@@ -23,34 +26,11 @@ from tallybook_sdk.wire import Encoder, decode_event, encode_batch
 
 TOPIC = "usage.events"
 BATCH_BYTES_MAX = 900_000  # the topic takes records of 1 MB
+ANSWER = timedelta(seconds=130)  # a little longer than Kafka tries
 _POLL_S = 0.05
 _AGAIN_S = 1.0  # pause before events of a spool are sent again
 
 log = logging.getLogger(__name__)
-
-
-class _Batch:
-    """Events that travel together."""
-
-    __slots__ = ("bytes", "encoded", "events", "numbers", "partition", "reports", "since")
-
-    def __init__(self, partition: int = BY_KEY) -> None:
-        self.partition = partition
-        self.events: list[UsageEvent] = []
-        self.reports: dict[int, OnDelivery] = {}
-        """By place; of the others, the producer's own hears."""
-        self.encoded: list[bytes] = []
-        self.bytes = 0
-        self.since = 0.0
-        self.numbers: list[int] = []
-        """Of the events in the spool, if there is one."""
-
-    def part(self, start: int, end: int) -> _Batch:
-        made = _Batch(self.partition)
-        made.events, made.encoded = self.events[start:end], self.encoded[start:end]
-        made.reports = {at - start: each for at, each in self.reports.items() if start <= at < end}
-        made.numbers = self.numbers[start:end]
-        return made
 
 
 class UsageProducer:
@@ -124,12 +104,13 @@ class UsageProducer:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, Batch] = {}
         """By partition; those that are being filled."""
         self._held = 0
         """Events taken and neither acknowledged nor told as failed."""
-        self._under_way: dict[int, _Batch] = {}
-        self._again: deque[tuple[float, _Batch]] = deque()
+        self._serial = 0
+        self._under_way: dict[int, Batch] = {}
+        self._again: deque[tuple[float, Batch]] = deque()
         self._failures: list[tuple[Delivery, int]] = []
         """Those that nobody was told of, and their numbers in the spool."""
         self._closed = threading.Event()
@@ -180,14 +161,12 @@ class UsageProducer:
                 batch.numbers.append(self._spool.append(encoded))
             if on_delivery is not None:
                 batch.reports[len(batch.events)] = on_delivery
-            batch.events.append(event)
-            batch.encoded.append(encoded)
-            batch.bytes += len(encoded)
+            batch.add(event, encoded)
             self._held += 1
             if len(batch.events) >= self._batch_events:
                 self._seal(batch)
 
-    def _batch_for(self, event: UsageEvent, size: int) -> _Batch:
+    def _batch_for(self, event: UsageEvent, size: int) -> Batch:
         """The batch that has room for `event`, which is encoded in `size` bytes; with the lock held."""
         partition = BY_KEY
         if self._spread is not None:
@@ -197,10 +176,11 @@ class UsageProducer:
             self._seal(batch)
             batch = None
         if batch is None:
-            batch = self._batches[partition] = _Batch(partition)
+            self._serial += 1
+            batch = self._batches[partition] = Batch(partition, self._serial)
         return batch
 
-    def flush(self, timeout: timedelta = timedelta(seconds=130)) -> None:
+    def flush(self, timeout: timedelta = ANSWER) -> None:
         """Return when the brokers have every event that was sent.
 
         Raises:
@@ -214,13 +194,50 @@ class UsageProducer:
                 self._rest(min(left, _POLL_S))
             self._hand_over([event for batch in self._under_way.values() for event in batch.events])
 
+    def void(
+        self, id: str, *, reason: str, source: str = "", time: datetime | None = None, timeout: timedelta = ANSWER
+    ) -> None:
+        """Take the event (`source`, `id`) back; returns when the brokers have that. Doing it again changes nothing.
+
+        `source`: empty for the producer's. `time`: of the event; needed where the tenant's usage was spread in
+        different ways over time. What was sent before stands before it; what comes of it, the event's fate tells.
+
+        Raises:
+            InvalidEvent: it would be refused; names the field.
+            NotCorrected: the brokers may not have it; do it again.
+        """
+        self._correct(voided(self._tenant, source or self._source, id, reason, self._spread, time), timeout)
+
+    def amend(self, event: UsageEvent, *, reason: str, timeout: timedelta = ANSWER) -> None:
+        """Have the event with the source and id of `event` count as `event`. The rest as with `void`."""
+        source = event.source or self._source
+        self._correct(amended(self._tenant, source, event, self._encode(event), reason, self._spread), timeout)
+
+    def _correct(self, correction: Correction, timeout: timedelta) -> None:
+        deadline = time.monotonic() + timeout.total_seconds()
+        answer = Answer(self._room)
+        with self._room:
+            self._open()
+            self._seal_all()
+            last, is_sent = self._serial, False
+            while not answer.came:
+                # An event that is sent again later would stand behind its correction.
+                if not is_sent and not any(each.serial <= last for each in self._under_way.values()):
+                    with suppress(Full):
+                        self._transport.produce(correction.value, correction.partition, answer, correction.schema)
+                        is_sent = True
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise NotCorrected("no answer in time" if is_sent else "events before it are still under way")
+                self._rest(min(left, _POLL_S))
+        answer.check()
+
     def wait_for_room(self, timeout: timedelta | None = None) -> bool:
         """Return when one more event would be taken at once; False if that took longer than `timeout`."""
         seconds = None if timeout is None else timeout.total_seconds()
         with self._room:
             return self._room.wait_for(lambda: self._held < self._buffer_events, seconds)
 
-    def close(self, timeout: timedelta = timedelta(seconds=130)) -> None:
+    def close(self, timeout: timedelta = ANSWER) -> None:
         """Flush, and end. Raises what `flush` does; a spool keeps what it names as under way."""
         if self._closed.is_set():
             return
@@ -247,11 +264,7 @@ class UsageProducer:
 
     def _prepare(self) -> None:
         """What is not done for every event: begin, or wait for room. Called with the lock held."""
-        if self._closed.is_set():
-            raise ValueError("the producer is closed")
-        if self._inherited_spool:
-            raise SpoolUnusable("the spool belongs to the process that was forked; make a producer with another folder")
-        self._begin_tending()
+        self._open()
         while self._held >= self._buffer_events:
             self._hand_over([])
             if self._when_full == "raise" or threading.current_thread() is self._tending:
@@ -260,6 +273,14 @@ class UsageProducer:
             self._rest(_POLL_S)
             if self._closed.is_set():
                 raise ValueError("the producer is closed")
+
+    def _open(self) -> None:
+        """Begin; with the lock held."""
+        if self._closed.is_set():
+            raise ValueError("the producer is closed")
+        if self._inherited_spool:
+            raise SpoolUnusable("the spool belongs to the process that was forked; make a producer with another folder")
+        self._begin_tending()
 
     def _hand_over(self, under_way: list[UsageEvent]) -> None:
         """Raise `NotDelivered` with the failures that nobody was told of, and `under_way`; not if there are none."""
@@ -281,7 +302,7 @@ class UsageProducer:
         for batch in list(self._batches.values()):
             self._seal(batch)
 
-    def _seal(self, batch: _Batch) -> None:
+    def _seal(self, batch: Batch) -> None:
         """Send the batch off; with the lock held."""
         del self._batches[batch.partition]
         if batch.events:
@@ -289,7 +310,7 @@ class UsageProducer:
                 self._spool.sending()
             self._produce(batch)
 
-    def _produce(self, batch: _Batch) -> None:
+    def _produce(self, batch: Batch) -> None:
         self._under_way[id(batch)] = batch
         value = encode_batch(self._tenant, batch.encoded)
         try:
@@ -304,9 +325,7 @@ class UsageProducer:
                 event = decode_event(encoded)
                 batch = self._batch_for(event, len(encoded))
                 batch.numbers.append(number)
-                batch.events.append(event)
-                batch.encoded.append(encoded)
-                batch.bytes += len(encoded)
+                batch.add(event, encoded)
                 self._held += 1
                 if len(batch.events) >= self._batch_events:
                     self._seal(batch)
@@ -316,7 +335,7 @@ class UsageProducer:
                 self._seal_all()
             spool.left.clear()
 
-    def _delivered(self, batch: _Batch, failure: Failure | None, partition: int, offset: int) -> None:
+    def _delivered(self, batch: Batch, failure: Failure | None, partition: int, offset: int) -> None:
         if failure is not None and self._goes_again(batch, failure):
             return
         error = None if failure is None else failure.text
@@ -325,7 +344,7 @@ class UsageProducer:
             for index, event in enumerate(batch.events):
                 report = batch.reports.get(index, self._on_delivery)
                 if report is not None:
-                    _tell(report, Delivery(event, partition, offset, index, error))
+                    tell(report, Delivery(event, partition, offset, index, error))
                 elif error is not None:
                     number = batch.numbers[index] if batch.numbers else 0
                     untold.append((Delivery(event, partition, offset, index, error), number))
@@ -333,13 +352,13 @@ class UsageProducer:
             # After the reports: whoever waits in `flush` finds them done.
             self._failures += untold
             kept = {number for _, number in untold}
-            for first, count in _runs([each for each in batch.numbers if each not in kept]):
+            for first, count in runs([each for each in batch.numbers if each not in kept]):
                 self._settle(first, count)
             self._held -= len(batch.events) - len(untold)
             del self._under_way[id(batch)]
             self._room.notify_all()
 
-    def _goes_again(self, batch: _Batch, failure: Failure) -> bool:
+    def _goes_again(self, batch: Batch, failure: Failure) -> bool:
         """Whether the failed batch is sent once more: in halves if it was too large, later if a spool keeps it."""
         with self._lock:
             if failure.too_large and len(batch.events) > 1:
@@ -377,22 +396,3 @@ class UsageProducer:
                     self._seal(batch)
                 while self._again and self._again[0][0] <= now:
                     self._produce(self._again.popleft()[1])
-
-
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """Growing `numbers` as runs of neighbours: the first of each and how many they are."""
-    found: list[tuple[int, int]] = []
-    for each in numbers:
-        first, count = found[-1] if found else (each, 0)
-        if found and each == first + count:
-            found[-1] = (first, count + 1)
-        else:
-            found.append((each, 1))
-    return found
-
-
-def _tell(report: OnDelivery, delivery: Delivery) -> None:
-    try:
-        report(delivery)
-    except Exception:  # the caller's own, in our thread: it must not keep others from hearing of theirs
-        log.exception("a delivery report raised")

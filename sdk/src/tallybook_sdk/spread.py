@@ -24,6 +24,8 @@ class Placing(Protocol):
     def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
         """Where an event belongs."""
 
+from tallybook_sdk.event import InvalidEvent
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -65,7 +67,24 @@ class Spread:
     def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
         """Where an event belongs."""
         known = bisect_right(self.versions, time, key=lambda each: each[0])
-        width = min(self.versions[known - 1][1], self.log_partitions) if known else 1
+        return self._place(tenant, source, id, self.versions[known - 1][1] if known else 1)
+
+    def place_of(self, tenant: str, source: str, id: str, time: datetime | None) -> int:
+        """Where an event lies whose time may be unknown.
+
+        Raises:
+            InvalidEvent: without its time, nothing tells that.
+        """
+        if time is not None:
+            return self.partition(tenant, source, id, time)
+        found = {self._place(tenant, source, id, width) for width in (1, *(width for _, width in self.versions))}
+        if len(found) > 1:
+            said = "the tenant's usage is spread in different ways at different times: tell that of the event"
+            raise InvalidEvent("time", said)
+        return found.pop()
+
+    def _place(self, tenant: str, source: str, id: str, width: int) -> int:
+        width = min(width, self.log_partitions)
         home = home_of(tenant, self.log_partitions)
         if width == 1:
             return home

@@ -12,7 +12,7 @@ import confluent_kafka as rd
 
 from tallybook_sdk.delivery import Unreachable
 from tallybook_sdk.event import new_id
-from tallybook_sdk.wire import SCHEMA_FINGERPRINT
+from tallybook_sdk.wire import BATCH, Schema
 
 SAFE: Mapping[str, Any] = {
     "enable.idempotence": True,
@@ -80,8 +80,8 @@ class Transport:
         if known.error is not None:
             raise Unreachable(f"topic {self._topic}: {known.error.str()}")
 
-    def produce(self, value: bytes, partition: int, delivered: Delivered) -> None:
-        """Hand `value` over, for `partition` or `BY_KEY`.
+    def produce(self, value: bytes, partition: int, delivered: Delivered, schema: Schema = BATCH) -> None:
+        """Hand `value`, written by `schema`, over for `partition` or `BY_KEY`.
 
         `delivered` is called from within a later `poll`, or at once if it cannot even begin.
 
@@ -98,7 +98,7 @@ class Transport:
 
         try:
             self._connected().produce(
-                self._topic, value, self._key, partition, headers=self._headers(), on_delivery=report
+                self._topic, value, self._key, partition, headers=self._headers(schema), on_delivery=report
             )
         except BufferError as error:
             raise Full from error
@@ -131,13 +131,13 @@ class Transport:
         text = f"topic {self._topic}: {error.name()}: {error.str()}"
         return Failure(text, error.retriable() or error.code() in _HEALS, error.code() in _TOO_LARGE)
 
-    def _headers(self) -> list[tuple[str, str | bytes | None]]:
+    def _headers(self, schema: Schema) -> list[tuple[str, str | bytes | None]]:
         return [
             ("ce_id", new_id().encode()),
-            ("ce_type", b"tallybook.usage.UsageBatch"),
+            ("ce_type", b"tallybook.usage." + schema.record.encode()),
             ("ce_source", self._source),
             ("ce_specversion", b"1.0"),
             ("ce_time", datetime.now(UTC).isoformat().replace("+00:00", "Z").encode()),
-            ("schema", SCHEMA_FINGERPRINT.hex().encode()),
+            ("schema", schema.fingerprint.hex().encode()),
             ("tenant", self._key),
         ]

@@ -9,13 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from tallybook_sdk.event import EPOCH, NAME_LENGTH_MAX, TEXT_LENGTH_MAX, UsageEvent, as_record, as_text
 
 SCHEMA_FILE: Final = "usage_batch.avsc"
-SCHEMA_FINGERPRINT: Final = bytes.fromhex("231b9ac02f2f5139")  # CRC-64-AVRO of the schema, as it travels
-_HEAD = b"\xc3\x01" + SCHEMA_FINGERPRINT
+
+
+class Schema(NamedTuple):
+    """What a record is written by."""
+
+    record: str
+    fingerprint: bytes
+    """CRC-64-AVRO of the schema, as it travels."""
+
+    @property
+    def head(self) -> bytes:
+        """What stands before the record."""
+        return b"\xc3\x01" + self.fingerprint
+
+
+BATCH: Final = Schema("UsageBatch", bytes.fromhex("231b9ac02f2f5139"))
+VOIDED: Final = Schema("UsageVoided", bytes.fromhex("960216ddabde71e8"))
+AMENDED: Final = Schema("UsageAmended", bytes.fromhex("c544687cd65371f4"))
+_HEAD = BATCH.head
 _KNOWN_MAX = 20_000  # texts; then what is known starts anew
 _LOW_BITS = 21  # of a time: three bytes of it change from event to event, the others once in a second
 _LOW = (1 << _LOW_BITS) - 1
@@ -119,11 +136,11 @@ class Encoder:
         time = record["time"]
         assert isinstance(properties, dict)
         assert isinstance(time, int)
-        parts = [_text(str(record[name])) for name in ("id", "source", "type", "customer")]
+        parts = [encode_text(str(record[name])) for name in ("id", "source", "type", "customer")]
         parts.append(_long(time))
         if properties:
             parts.append(_long(len(properties)))
-            parts += [_text(each) for pair in properties.items() for each in pair]
+            parts += [encode_text(each) for pair in properties.items() for each in pair]
         return b"".join((*parts, b"\0"))
 
 
@@ -135,7 +152,8 @@ def _remember(known: dict[str, bytes], text: str) -> bytes:
     return made
 
 
-def _text(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
+    """An Avro string."""
     raw = text.encode()
     return _long(len(raw)) + raw
 
@@ -143,7 +161,7 @@ def _text(text: str) -> bytes:
 def encode_batch(tenant: str, events: Sequence[bytes]) -> bytes:
     """A framed batch of encoded events; at least one."""
     assert events
-    return b"".join((_HEAD, _text(tenant), _long(len(events)), *events, b"\0"))
+    return b"".join((_HEAD, encode_text(tenant), _long(len(events)), *events, b"\0"))
 
 
 def decode_event(encoded: bytes) -> UsageEvent:
