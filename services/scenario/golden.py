@@ -53,10 +53,14 @@ class Outcome:
     received: int = 0
     """Usage events."""
     counted: Sequence[tuple[str, datetime, int]] = ()
-    """Customer, time and number of counted events."""
+    """Customer, time and number of counted events, as they are by now; without those that were voided."""
     duplicates: int = 0
     refused: Sequence[tuple[str, str, str]] = ()
     """Id, code and detail of each event that was not counted."""
+    voided: int = 0
+    amended: int = 0
+    uncorrected: Sequence[tuple[str, str, str]] = ()
+    """Id, code and detail of each void and amendment that was refused."""
     spans: Sequence[Span] = field(default_factory=list)
 
     @property
@@ -127,11 +131,14 @@ def _usage(outcome: Outcome) -> list[str]:
         "duplicate": outcome.duplicates,
         "in conflict": conflicts,
         "rejected": len(outcome.refused) - conflicts,
+        "voided": outcome.voided,
+        "amended": outcome.amended,
+        "not to be corrected": len(outcome.uncorrected),
     }
     if not any(list(counts.values())[1:]):
         return []
     rows = [f"  {count:,} {what}" for what, count in counts.items() if count]
-    told = dict.fromkeys(outcome.refused)
+    told = dict.fromkeys((*outcome.refused, *outcome.uncorrected))
     rows += [f"      {id}: {detail} [{code}]" for id, code, detail in told]
     return [f"USAGE  {outcome.received:,} received", *rows]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from billing.credit import CreditKind
 from billing.customer import Active as Buyer
 from billing.customer import CreateCustomer, RedeemCoupon, SetJurisdiction, SetPriceOverride
 from billing.decision import TenantState, chain, facts, record
@@ -20,36 +19,28 @@ from billing.errors import Rejected
 from billing.ids import CustomerId, SubscriptionId, TenantId
 from billing.invoice import InvoiceFinalized, IssueInvoice
 from billing.invoicing import BillingRun, LatePeriod, carries_over, lines, needs, one_by_one
-from billing.metering import UsageEvent
+from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from billing.payment import RecordManualPayment
-from billing.plan_change import (
-    AddAddOn,
-    ChangeBillingAnchor,
-    ChangeBillingZone,
-    ChangePlan,
-    MigrateSubscription,
-    RemoveAddOn,
-)
-from billing.prepaid import BALANCE_PRIORITY, GrantCredit
-from billing.pricing import AddOnQuantity, Books
+from billing.plan_change import ChangeBillingZone
+from billing.pricing import Books
 from billing.subscription import (
     ActivateSubscription,
     Active,
-    CancelSubscription,
     CloseBillingPeriod,
-    CreateSubscription,
     Ended,
     Scheduled,
     SubscriptionCanceled,
     SubscriptionCreated,
 )
 from billing.tenant import AdvanceClock, Registered, grace
+from services.scenario import commands
 from services.scenario.golden import Outcome, Refusal, Span
 from services.scenario.statements import Statement
 from services.scenario.text import Scenario
 from services.scenario.usage import UsageLog
 from services.scenario.verbs import (
     Add,
+    Amend,
     Anchor,
     Cancel,
     Change,
@@ -64,6 +55,7 @@ from services.scenario.verbs import (
     Subscribe,
     TaxIn,
     Use,
+    Void,
     Zone,
 )
 
@@ -88,13 +80,20 @@ class Arrive:
 
 
 @dataclass(frozen=True, slots=True)
+class Correct:
+    """Usage of the timeline that is taken back, or put right."""
+
+    correction: UsageVoided | UsageAmended
+
+
+@dataclass(frozen=True, slots=True)
 class Advance:
     """The clock moves on; what is due by then is billed before the next step."""
 
     to: datetime
 
 
-Step = Send | Arrive | Advance
+Step = Send | Arrive | Correct | Advance
 
 
 @dataclass(slots=True)
@@ -162,7 +161,7 @@ class _Office:
             match verb:
                 case Subscribe(customer=customer):
                     self._know(line, CustomerId(customer))
-                    self._ask(line, _subscription(verb))
+                    self._ask(line, commands.subscription(verb))
                 case Redeem(customer=customer, coupon=coupon):
                     self._know(line, CustomerId(customer))
                     self._ask(line, RedeemCoupon(customer_id=CustomerId(customer), coupon=coupon))
@@ -171,13 +170,13 @@ class _Office:
                     own = self._scenario.own_prices[line]
                     self._ask(line, SetPriceOverride(customer_id=CustomerId(customer), override=own))
                 case Change() | Migrate() | Add() | Remove() | Anchor() | Cancel():
-                    self._ask(line, _of_a_subscription(verb))
+                    self._ask(line, commands.of_a_subscription(verb))
                 case TaxIn(customer=customer, jurisdiction=jurisdiction):
                     self._know(line, CustomerId(customer))
                     self._ask(line, SetJurisdiction(customer_id=CustomerId(customer), jurisdiction=jurisdiction))
                 case Give(customer=customer):
                     self._know(line, CustomerId(customer))
-                    self._ask(line, _grant(verb))
+                    self._ask(line, commands.grant(verb))
                 case Zone(subscription=subscription, zone=zone):
                     self._ask(line, ChangeBillingZone(subscription_id=SubscriptionId(subscription), zone=zone))
                 case Publish():
@@ -186,6 +185,8 @@ class _Office:
                     self._ask(line, self._payment(number, line))
                 case Use():
                     self._arrive(verb, line)
+                case Void() | Amend():
+                    self._correct(verb)
                 case Clock():
                     pass
         except Rejected as e:
@@ -208,6 +209,9 @@ class _Office:
             received=self._usage.received,
             counted=self._usage.counted,
             duplicates=self._usage.duplicates,
+            voided=self._usage.voided,
+            amended=self._usage.amended,
+            uncorrected=[(each.id, each.refused.code, each.refused.detail) for each in self._usage.uncorrected],
             refused=[(each.id, each.refused.code, each.refused.detail) for each in self._usage.refused],
             spans=self._spans(),
         )
@@ -262,13 +266,21 @@ class _Office:
         for number, properties in enumerate(use.each, 1):
             id = use.id or (f"{line}" if len(use.each) == 1 else f"{line}.{number}")
             assert use.at is not None
-            made.append(
-                UsageEvent(
-                    id=id, source=use.source, type=use.type, customer=use.customer, time=use.at, properties=properties
-                )
-            )
+            made.append(_event(use, id, use.at, properties))
             self._usage.append(made[-1], use.count, self._now)
         self.steps.append(Arrive(tuple(made), use.count))
+
+    def _correct(self, verb: Void | Amend) -> None:
+        if isinstance(verb, Void):
+            made: UsageVoided | UsageAmended = UsageVoided(
+                tenant=TENANT, source=verb.source, id=verb.id, reason="scenario"
+            )
+        else:
+            now = verb.event
+            at = now.at or self._usage.time_of(now.source, now.id) or self._now
+            made = UsageAmended(tenant=TENANT, event=_event(now, now.id, at, now.each[0]), reason="scenario")
+        self._usage.correct(made, self._now)
+        self.steps.append(Correct(made))
 
     def _payment(self, number: str, line: int) -> RecordManualPayment:
         for each in self._invoices:
@@ -333,49 +345,8 @@ def unnamed(refusal: Refusal, invoices: Sequence[InvoiceFinalized]) -> Refusal:
     return replace(refusal, detail=detail)
 
 
-def _subscription(verb: Subscribe) -> CreateSubscription:
-    return CreateSubscription(
-        subscription_id=SubscriptionId(verb.subscription),
-        customer_id=CustomerId(verb.customer),
-        plan=verb.plan,
-        starts_at=verb.starts_at,
-        ends_at=verb.ends_at,
-        trial=verb.trial,
-        billing_day=verb.billing_day,
-        zone=verb.zone,
-        currency=verb.currency,
-        add_ons=tuple(AddOnQuantity(add_on=key, quantity=quantity) for key, quantity in verb.add_ons),
-    )
-
-
-def _of_a_subscription(
-    verb: Change | Migrate | Add | Remove | Anchor | Cancel,
-) -> ChangePlan | MigrateSubscription | AddAddOn | RemoveAddOn | ChangeBillingAnchor | CancelSubscription:
-    id, at_end = SubscriptionId(verb.subscription), verb.at_period_end
-    match verb:
-        case Change(plan=plan):
-            return ChangePlan(subscription_id=id, plan=plan, at_period_end=at_end)
-        case Migrate():
-            return MigrateSubscription(subscription_id=id, at_period_end=at_end)
-        case Add(add_on=add_on, quantity=quantity):
-            return AddAddOn(subscription_id=id, add_on=add_on, quantity=quantity, at_period_end=at_end)
-        case Remove(add_on=add_on):
-            return RemoveAddOn(subscription_id=id, add_on=add_on, at_period_end=at_end)
-        case Anchor(to=to):
-            return ChangeBillingAnchor(subscription_id=id, anchor=to, at_period_end=at_end)
-        case Cancel():
-            return CancelSubscription(subscription_id=id, at_period_end=at_end)
-
-
-def _grant(verb: Give) -> GrantCredit:
-    return GrantCredit(
-        customer_id=CustomerId(verb.customer),
-        grant_id=verb.grant,
-        amount=verb.amount,
-        priority=verb.priority if verb.priority is not None else BALANCE_PRIORITY,
-        kind=CreditKind.PURCHASED if verb.purchased else CreditKind.GRANTED,
-        expires_at=verb.expires_at,
-    )
+def _event(use: Use, id: str, at: datetime, properties: dict[str, str]) -> UsageEvent:
+    return UsageEvent(id=id, source=use.source, type=use.type, customer=use.customer, time=at, properties=properties)
 
 
 def _place(envelope: EventEnvelope) -> bytes:

@@ -3,6 +3,8 @@
 2026-02-01        subscribe  acme pro                            as ID, from TIME, until TIME, trial P14D, in EUR,
                                                                  with ADD-ON x 3
 2026-02-10        usage      acme api.call x 12,000 region=eu    id=ID, source=SOURCE, at TIME, user=u[1..25]
+2026-02-11        void       ID                                  source=SOURCE
+2026-02-11        amend      acme api.call id=ID region=us       source=SOURCE, at TIME
 2026-02-10 09:30  redeem     acme WELCOME
 2026-02-12        change     acme gold at once                   at once | at period end
 2026-02-12        migrate    acme                                to the newest version of its plan
@@ -33,6 +35,7 @@ from billing.errors import Rejected
 from billing.money import Money
 from services.scenario.verbs import (
     Add,
+    Amend,
     Anchor,
     Cancel,
     Change,
@@ -48,6 +51,7 @@ from services.scenario.verbs import (
     TaxIn,
     Use,
     Verb,
+    Void,
     Zone,
 )
 from services.shapes import Fault
@@ -193,23 +197,37 @@ def _use(words: _Words) -> Use:
     properties: dict[str, str] = {}
     while words.left:
         if words.after("x"):
-            count = _count(words.take("x"), "usage.x")
+            count = _count(words.take("x"), f"{words.verb}.x")
         elif words.after("at"):
             at = words.time("at")
         elif "=" in words.left[0]:
             name, _, value = words.left.pop(0).partition("=")
             if name in properties:
-                raise Unclear(Fault("duplicate", "it stands there twice", f"usage.{name}"))
+                raise Unclear(Fault("duplicate", "it stands there twice", f"{words.verb}.{name}"))
             properties[name] = value
         else:
             break
     id, source = properties.pop("id", ""), properties.pop("source", "scenario")
     each = _spread(properties)
     if id and (count > 1 or len(each) > 1):
-        raise Unclear(Fault("unexpected", "an id names one event; leave it out for many", "usage.id"))
+        raise Unclear(Fault("unexpected", "an id names one event; leave it out for many", f"{words.verb}.id"))
     if count * len(each) > EVENTS_MAX:
-        raise Unclear(Fault("out_of_range", f"allowed are up to {EVENTS_MAX:,} events on a line", "usage.x"))
+        raise Unclear(Fault("out_of_range", f"allowed are up to {EVENTS_MAX:,} events on a line", f"{words.verb}.x"))
     return Use(customer, type, each, count, at, id, source)
+
+
+def _void(words: _Words) -> Void:
+    id, source = words.take("id").removeprefix("id="), "scenario"
+    if words.left and words.left[0].startswith("source="):
+        source = words.left.pop(0).removeprefix("source=")
+    return Void(id, source)
+
+
+def _amend(words: _Words) -> Amend:
+    event = _use(words)
+    if not event.id:
+        raise Unclear(Fault("missing_field", f"write it as: {_USAGE['amend']}", "amend.id"))
+    return Amend(event)
 
 
 def _spread(properties: dict[str, str]) -> tuple[dict[str, str], ...]:
@@ -317,6 +335,8 @@ _VERBS: dict[str, Callable[[_Words], Verb]] = {
     "zone": lambda words: Zone(words.take("subscription"), words.take("zone")),
     "override": lambda words: Override(words.take("customer"), words.take("plan")),
     "usage": _use,
+    "void": _void,
+    "amend": _amend,
     "cancel": _cancel,
     "redeem": lambda words: Redeem(words.take("customer"), words.take("coupon")),
     "jurisdiction": lambda words: TaxIn(words.take("customer"), words.take("jurisdiction")),
@@ -336,6 +356,8 @@ _USAGE = {
     "zone": "zone SUBSCRIPTION ZONE",
     "override": "override CUSTOMER PLAN, with charges, minimum_commitment or discount_percent indented below",
     "usage": "usage CUSTOMER TYPE [x COUNT] [at TIME] [id=ID] [source=SOURCE] [PROPERTY=VALUE ...]",
+    "void": "void ID [source=SOURCE]",
+    "amend": "amend CUSTOMER TYPE id=ID [at TIME] [source=SOURCE] [PROPERTY=VALUE ...]",
     "cancel": "cancel SUBSCRIPTION [at once | at period end]",
     "redeem": "redeem CUSTOMER COUPON",
     "jurisdiction": "jurisdiction CUSTOMER CODE",

@@ -17,6 +17,8 @@ from uuid import uuid4
 from billing.envelope import Outcome as Answer
 from billing.errors import Rejected
 from billing.ids import InvoiceId, TenantId
+from billing.metering import UsageAmended, UsageVoided
+from billing.metering import UsageEvent as Recorded
 from billing.money import Money
 from billing.payment import RecordManualPayment
 from billing.tenant import AdvanceClock
@@ -27,10 +29,10 @@ from projections import generation, usage_read
 from services import read_models
 from services.commands import CommandClient
 from services.scenario.golden import Outcome, Refusal, Span
-from services.scenario.kernel import Advance, Arrive, Played, Send, Step, unnamed
+from services.scenario.kernel import Advance, Arrive, Correct, Played, Send, Step, unnamed
 from services.scenario.run import System
 from services.scenario.text import Scenario
-from tallybook_sdk import NotDelivered, Unreachable, UsageEvent, UsageProducer
+from tallybook_sdk import NotCorrected, NotDelivered, Unreachable, UsageEvent, UsageProducer
 
 STEP_S = 60.0  # longest wait for one step; a stack at rest takes well below a second
 _POLL_S = 0.05
@@ -62,7 +64,7 @@ def _play(
             for step in played.steps:
                 stage.take(step)
             return stage.outcome()
-    except (Unreachable, NotDelivered) as e:
+    except (Unreachable, NotDelivered, NotCorrected) as e:
         raise Transient(f"Kafka at {bootstrap}: {e}") from e
 
 
@@ -82,6 +84,8 @@ class _Stage:
     """The tenant's event since which its usage is measured as now."""
     sent: int = 0
     """Usage events."""
+    corrected: int = 0
+    """Voids and amendments."""
     written_as: dict[str, str] = field(default_factory=dict)
     """Id of an event that stands for several -> the id that the timeline gives them all."""
     refusals: list[Refusal] = field(default_factory=list)
@@ -100,6 +104,8 @@ class _Stage:
                 self._ask(AdvanceClock(to=to), f"clock:{to.isoformat()}")
             case Arrive():
                 self._arrive(step)
+            case Correct(correction=correction):
+                self._correct(correction)
 
     def _send(self, step: Send) -> None:
         try:
@@ -138,23 +144,27 @@ class _Stage:
             for number in range(step.count):
                 id = event.id if step.count == 1 else f"{event.id}-{number}"
                 self.written_as[id] = event.id
-                self.usage.send(
-                    UsageEvent(
-                        id=id,
-                        source=event.source,
-                        type=event.type,
-                        customer=event.customer,
-                        time=event.time,
-                        properties=dict(event.properties),
-                    )
-                )
+                self.usage.send(_sent(event, id))
                 self.sent += 1
         self.usage.flush()
         self._wait(lambda tx: self._received(tx) >= self.sent, "usage to be counted")
 
+    def _correct(self, correction: UsageVoided | UsageAmended) -> None:
+        if isinstance(correction, UsageAmended):
+            self.usage.amend(_sent(correction.event, correction.event.id), reason=correction.reason)
+        else:
+            self.usage.void(correction.id, source=correction.source, reason=correction.reason)
+        self.corrected += 1
+        self._wait(lambda tx: self._corrected(tx) >= self.corrected, "usage to be corrected")
+
     def _received(self, tx: postgres.Cursor) -> int:
         known = usage_read.fates(tx).get(self.tenant)
         return known.received if known else 0
+
+    def _corrected(self, tx: postgres.Cursor) -> int:
+        known = usage_read.fates(tx).get(self.tenant)
+        refused = len(tx.execute(_UNCORRECTED, (self.tenant,)).fetchall())
+        return refused + (known.voided + known.amended + known.repeated if known else 0)
 
     def _settled(self, tx: postgres.Cursor, sequence: int) -> bool:
         """Whether the projections hold event `sequence`, nothing is due, and no invoice is awaited."""
@@ -184,6 +194,7 @@ class _Stage:
             fates = usage_read.fates(tx).get(self.tenant)
             counted = tx.execute(_COUNTED, (self.tenant,)).fetchall()
             refused = tx.execute(_REFUSED, (self.tenant,)).fetchall()
+            uncorrected = tx.execute(_UNCORRECTED, (self.tenant,)).fetchall()
         return Outcome(
             zone=self.scenario.tenant.zone,
             invoices=invoices,
@@ -193,6 +204,9 @@ class _Stage:
             counted=[(customer, at, 1) for customer, at in counted],
             duplicates=fates.duplicate if fates else 0,
             refused=[(self.written_as.get(id, id), code, detail) for id, code, detail in refused],
+            voided=fates.voided if fates else 0,
+            amended=fates.amended if fates else 0,
+            uncorrected=uncorrected,
             spans=[Span(each.customer, each.starts_at, each.ends_at or each.ended_at) for each in subscriptions],
         )
 
@@ -210,11 +224,29 @@ SELECT t.last_sequence,
  WHERE t.tenant_id = %(tenant)s
 """
 
-_COUNTED = "SELECT customer_id, event_time FROM usage_identity WHERE tenant_id = %s ORDER BY event_time"
+_COUNTED = """
+SELECT customer_id, event_time
+  FROM usage_identity
+ WHERE tenant_id = %s AND voided_offset IS NULL
+ ORDER BY event_time
+"""
 
 _REFUSED = """
 SELECT event_id, reason, detail
   FROM usage_rejected
- WHERE tenant_id = %s
+ WHERE tenant_id = %s AND events > 0
  ORDER BY partition, record_offset, batch_index
 """
+
+_UNCORRECTED = _REFUSED.replace("events > 0", "events = 0")
+
+
+def _sent(event: Recorded, id: str) -> UsageEvent:
+    return UsageEvent(
+        id=id,
+        source=event.source,
+        type=event.type,
+        customer=event.customer,
+        time=event.time,
+        properties=dict(event.properties),
+    )

@@ -28,7 +28,7 @@ from billing.pricing import PriceOverride
 from billing.tenant import RegisterTenant
 from services.catalog_file import BadCatalog, CatalogFile, override, read, to_utc
 from services.scenario.statements import Statement, Unclear, parse
-from services.scenario.verbs import Anchor, Give, Override, Publish, Subscribe, Use, Verb
+from services.scenario.verbs import Amend, Anchor, Give, Override, Publish, Subscribe, Use, Verb
 from services.shapes import Fault
 
 RULE = "-" * 88
@@ -226,6 +226,8 @@ def _verb_in_utc(statement: Statement, zone: str) -> Verb:
     verb = statement.verb
     if isinstance(verb, Use):
         return replace(verb, at=to_utc(verb.at, zone) if verb.at else statement.at)
+    if isinstance(verb, Amend) and verb.event.at:
+        return Amend(replace(verb.event, at=to_utc(verb.event.at, zone)))
     if isinstance(verb, Anchor) and verb.to:
         return replace(verb, to=to_utc(verb.to, zone))
     if isinstance(verb, Subscribe):

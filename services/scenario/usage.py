@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from billing.aggregation import Point
 from billing.errors import Rejected
 from billing.invoicing import PartitionPosition
 from billing.measuring import Need, measured
-from billing.metering import GONE, Aggregation, Measured, Meter, Reading, UsageEvent, check_event, readings
+from billing.metering import (
+    GONE,
+    Aggregation,
+    Measured,
+    Meter,
+    Reading,
+    UsageAmended,
+    UsageEvent,
+    UsageVoided,
+    check_event,
+    readings,
+)
 from billing.period import Period
 from billing.tenant import UsageBounds
 from services.meter_expressions import formula
@@ -31,7 +42,7 @@ class Refused:
     refused: Rejected
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Value:
     """What one event, or several alike, contributed to a meter."""
 
@@ -41,6 +52,27 @@ class _Value:
     position: int
     point: Point
     count: int
+    voided: int | None = None
+    """From this position on it does not count."""
+
+    def counts(self, below: int) -> bool:
+        """Whether a cut at `below` has it."""
+        return self.position < below and (self.voided is None or self.voided >= below)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of an identity."""
+
+    first: UsageEvent
+    """What copies are told by."""
+    stands: UsageEvent
+    """As it was amended last."""
+    count: int
+    """How many events alike; each of several has an id of its own, which nobody knows."""
+    values: list[_Value] = field(default_factory=list)
+    """What it contributes."""
+    voided: bool = False
 
 
 @dataclass(slots=True)
@@ -54,10 +86,12 @@ class UsageLog:
     """Position of the next event."""
     received: int = 0
     duplicates: int = 0
-    counted: list[tuple[str, datetime, int]] = field(default_factory=list)
-    """Customer, time and number of counted events."""
     refused: list[Refused] = field(default_factory=list)
-    _contents: dict[tuple[str, str], UsageEvent] = field(default_factory=dict)
+    voided: int = 0
+    amended: int = 0
+    uncorrected: list[Refused] = field(default_factory=list)
+    """Voids and amendments that were refused, by the id of the event."""
+    _known: dict[tuple[str, str], _Known] = field(default_factory=dict)
     _values: list[_Value] = field(default_factory=list)
 
     @property
@@ -76,14 +110,69 @@ class UsageLog:
         except Rejected as e:
             self.refused += [Refused(event.id, e)] * count
             return
-        known = self._contents.setdefault((event.source, event.id), event)
-        if known is not event:
-            self._repeated(known, event)
+        known = self._known.setdefault((event.source, event.id), _Known(event, event, count))
+        if known.first is not event:
+            self._repeated(known.first, event)
             return
-        self.counted.append((event.customer, event.time, count))
+        self._count(known, read, position)
+
+    def correct(self, correction: UsageVoided | UsageAmended, present: datetime) -> None:
+        """`correction` arrives; it finds what those before it left."""
+        position = self.end
+        self.end += 1
+        amended = correction.event if isinstance(correction, UsageAmended) else None
+        told = amended or correction
+        assert isinstance(told, UsageEvent | UsageVoided)
+        try:
+            read = self._amended(amended, present) if amended else []
+            known = self._standing(told.source, told.id, present)
+            if (known.voided and amended is None) or (not known.voided and known.stands == amended):
+                return
+            if known.voided:
+                said = "the event is voided; send another one with an id of its own"
+                raise Rejected("event_voided", said, field="id")
+        except Rejected as e:
+            self.uncorrected.append(Refused(told.id, e))
+            return
+        for each in known.values:
+            each.voided = position
+        known.values = []
+        if amended is None:
+            known.voided = True
+            self.voided += 1
+        else:
+            known.stands = amended
+            self._count(known, read, position)
+            self.amended += 1
+
+    def time_of(self, source: str, id: str) -> datetime | None:
+        """When the event happened, by what is known now."""
+        known = self._known.get((source, id))
+        return known.stands.time if known else None
+
+    @property
+    def counted(self) -> list[tuple[str, datetime, int]]:
+        """Customer, time and number of the events that count."""
+        known = [each for each in self._known.values() if not each.voided]
+        return [(each.stands.customer, each.stands.time, each.count) for each in known]
+
+    def _amended(self, event: UsageEvent, present: datetime) -> list[Reading]:
+        check_event(event, self.bounds, present)
+        return readings(event, list(self.meters.values()), formula)
+
+    def _standing(self, source: str, id: str, present: datetime) -> _Known:
+        known = self._known.get((source, id))
+        oldest = present - timedelta(days=self.bounds.oldest_days)
+        if known is None or known.count > 1 or known.stands.time < oldest:
+            said = f"no event ({source}, {id}) of {oldest} or later was counted before this record"
+            raise Rejected("unknown_event", said, field="id")
+        return known
+
+    def _count(self, known: _Known, read: Sequence[Reading], position: int) -> None:
         for each in read:
             if each.number is not None or each.text is not None:
-                self._values.append(self._value(event, each, position, count))
+                known.values.append(self._value(known.stands, each, position, known.count))
+        self._values += known.values
 
     def _repeated(self, known: UsageEvent, event: UsageEvent) -> None:
         if known == event:
@@ -109,8 +198,8 @@ class UsageLog:
         """What a meter measured in a period below a cut; `one_by_one` adds the value of each event."""
         below = sum(each.offset for each in need.positions if each.partition == PARTITION)
         points: list[Point] = []
-        for each in self._of(customer, None, need.period.end, 0, below):
-            if each.meter == need.meter.key:
+        for each in self._of(customer, None, need.period.end):
+            if each.meter == need.meter.key and each.counts(below):
                 cell = tuple(each.dimensions.get(name, "") for name in need.meter.dimensions)
                 points += [replace(each.point, dimensions=cell)] * each.count
         summed = one_by_one and need.meter.aggregation is Aggregation.SUM
@@ -125,13 +214,13 @@ class UsageLog:
         *,
         earlier: bool = False,
     ) -> bool:
-        """Whether usage of `period`, or with `earlier` also of the time before it, arrived between two cuts."""
+        """Whether usage of `period`, or with `earlier` also of the time before it, differs between two cuts."""
         first, below = (sum(each.offset for each in cut if each.partition == PARTITION) for cut in (since, until))
         start = None if earlier else period.start
-        return any(True for _ in self._of(customer, start, period.end, first, below))
+        return any(each.counts(first) != each.counts(below) for each in self._of(customer, start, period.end))
 
-    def _of(self, customer: str, start: datetime | None, end: datetime, first: int, below: int) -> Iterator[_Value]:
+    def _of(self, customer: str, start: datetime | None, end: datetime) -> Iterator[_Value]:
         for each in self._values:
             at = each.point.at
-            if each.customer == customer and first <= each.position < below and at < end and (not start or at >= start):
+            if each.customer == customer and at < end and (not start or at >= start):
                 yield each

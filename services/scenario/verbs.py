@@ -92,6 +92,21 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Void:
+    """Usage that arrived before is taken back."""
+
+    id: str
+    source: str = "scenario"
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Usage that arrived before counts as `event`, which has its identity; without a time, at the time that it has."""
+
+    event: Use
+
+
+@dataclass(frozen=True, slots=True)
 class Anchor:
     """Have the periods of a subscription begin at other times."""
 
@@ -176,6 +191,8 @@ Verb = (
     | Zone
     | Override
     | Use
+    | Void
+    | Amend
     | Cancel
     | Redeem
     | TaxIn

@@ -67,8 +67,11 @@ def _answers(playing: System, scenario: Scenario) -> bool:
         "periods-yearly-fee-on-monthly-plan",
         "subscription-canceled-at-once",
         "tax-by-jurisdiction",
+        "usage-amended-after-the-invoice",
         "usage-duplicates-and-conflicts",
         "usage-refused",
+        "usage-voided-after-the-invoice",
+        "usage-voided-and-amended",
     ],
 )
 def test_the_system_bills_what_the_kernel_says(stack: Stack, running: System, name: str) -> None:
