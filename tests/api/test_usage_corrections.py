@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from infra import postgres
 from infra.errors import Transient
+from services.usage_placing import Layout, Spreads, spread_of
 from tests.api.edge import Client, Edge
 from tests.api.test_usage_reads import Counting, subscribe, usage
 
@@ -94,3 +96,64 @@ def test_a_source_with_slashes_is_named_whole(edge: Edge, client: Client) -> Non
 def test_a_broker_that_does_not_answer_is_unavailable(edge: Edge, client: Client) -> None:
     edge.broker.error = Transient("Kafka did not acknowledge")
     assert client.post("/v1/usage/events/test/e1/void", {"reason": "oops"}).status_code == 503
+
+
+@pytest.fixture
+def spread(usage: Counting) -> Layout:
+    """The usage of the tenant is spread over two partitions, since yesterday."""
+    layout = usage.edge.parts.layout
+    with postgres.transaction(usage.edge.workers) as tx:
+        tx.execute(
+            "INSERT INTO app.usage_spread (tenant_id, effective_from, partitions) VALUES (%s, %s, 2)",
+            (usage.client.tenant, usage.began - timedelta(days=1)),
+        )
+    return layout
+
+
+def scattered(usage: Counting, layout: Layout) -> str:
+    """An id whose partition follows from the time."""
+    known = spreads_of(usage)
+    ids = (f"e{number}" for number in range(100))
+    return next(each for each in ids if len(layout.candidates(usage.client.tenant, known, "test", each)) > 1)
+
+
+def spreads_of(usage: Counting) -> Spreads:
+    with postgres.transaction(usage.edge.workers) as tx:
+        return spread_of(tx, usage.client.tenant)
+
+
+def test_a_void_of_spread_usage_goes_where_its_event_counted(usage: Counting, spread: Layout) -> None:
+    id = scattered(usage, spread)
+    usage.send(id)
+    usage.apply()
+    assert usage.client.post(f"/v1/usage/events/test/{id}/void", {"reason": "oops"}).status_code == 202
+    assert usage.edge.broker.corrected_in[-1] == usage.log.partition
+    usage.edge.broker.corrections.clear()
+
+
+def test_a_void_of_spread_usage_that_is_not_counted_yet_needs_its_time(usage: Counting, spread: Layout) -> None:
+    id = scattered(usage, spread)
+    answer = usage.client.post(f"/v1/usage/events/test/{id}/void", {"reason": "oops"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["errors"][0]["field"]) == (
+        422,
+        "unknown_event",
+        "time",
+    )
+    for days in (0, 2):
+        at = usage.began - timedelta(days=days)
+        told = {"reason": "oops", "time": at.isoformat()}
+        assert usage.client.post(f"/v1/usage/events/test/{id}/void", told).status_code == 202
+    home = spread.home(usage.client.tenant)
+    assert usage.edge.broker.corrected_in[-2:] == [(home + 1) % spread.partitions, home]
+    usage.edge.broker.corrections.clear()
+
+
+def test_an_amendment_that_moves_spread_usage_elsewhere_is_refused_at_once(usage: Counting, spread: Layout) -> None:
+    id = scattered(usage, spread)
+    usage.send(id)
+    usage.apply()
+    home, counted_in = spread.home(usage.client.tenant), usage.log.partition
+    moved_to = usage.began - timedelta(days=0 if counted_in == home else 2)
+    moved = usage.client.send("PUT", f"/v1/usage/events/test/{id}", body(usage, time=moved_to.isoformat()))
+    assert (moved.status_code, moved.json()["code"]) == (422, "key_mismatch")
+    assert usage.edge.broker.corrections == []
