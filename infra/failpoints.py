@@ -28,6 +28,7 @@ FAILPOINTS = (
     "handler.after_commit",
     "usage.after_poll",
     "usage.after_copy",
+    "usage.after_correction",
     "usage.before_commit",
     "usage.after_commit",
     "backfill.after_piece",

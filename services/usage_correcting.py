@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from infra.failpoints import failpoint
 from infra.postgres import Cursor
 from projections import usage_corrections
 from projections.usage_rows import Series
@@ -33,6 +34,7 @@ def apply(tx: Cursor, partition: int, run: Judged, ids: Mapping[Series, int]) ->
         else:
             usage_corrections.amend(tx, partition, each.amended, ids)
             fates.amended += 1
+        failpoint("usage.after_correction")
 
 
 def _changes_nothing(standing: usage_corrections.Standing, correction: Correction) -> bool:
