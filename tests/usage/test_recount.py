@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
+from billing.ids import TenantId
+from billing.metering import UsageAmended, UsageVoided
 from infra import postgres
 from infra.errors import Conflict
+from infra.kafka import partition_for
 from infra.settings import Settings
 from projections import generation, usage
 from services.usage_recount import DIFFERING, UNACCOUNTED, Recount, differences
@@ -144,6 +148,43 @@ def test_whoever_is_behind_is_not_taken_for_a_loss(counts: Counts) -> None:
     )
     with postgres.transaction(counts.pool) as tx:
         assert [(each.received, each.accounted) for each in differences(tx)] == [(20, 22)]
+
+
+def test_corrections_are_no_events_and_every_hour_adds_up(
+    counts: Counts, stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = calls("ann", 10, START)
+    tenant = TenantId("acme")
+    home = partition_for("acme", counts.settings.usage_partitions)
+    for message, partition in (
+        (UsageVoided(tenant=tenant, source=first.source, id=first.id, reason="a test run"), home),
+        (UsageVoided(tenant=tenant, source=first.source, id=first.id, reason="again"), home),
+        (UsageVoided(tenant=tenant, source=first.source, id=second.id, reason="in the wrong place"), 1 - home),
+        (UsageVoided(tenant=tenant, source=first.source, id="nobody", reason="why not"), home),
+        (UsageAmended(tenant=tenant, event=replace(second, customer="bob"), reason="wrong customer"), home),
+        (UsageAmended(tenant=tenant, event=replace(first, customer="bob"), reason="too late"), home),
+        (UsageAmended(tenant=tenant, event=replace(second, type="unheard"), reason="no meter"), home),
+    ):
+        append(counts.settings, "acme", message, [partition])
+    counts.send("acme", 10)
+    counts.aggregate()
+    counts.count()
+    assert counts.recount.check() == []
+    names = ("received", "counted", "duplicate", "rejected", "voided", "amended", "repeated")
+    told = [counts.one(f"SELECT sum({name}) FROM usage_fate WHERE tenant_id = 'acme'") for name in names]
+    assert dict(zip(names, told, strict=True)) == {
+        "received": 20,
+        "counted": 10,
+        "duplicate": 10,
+        "rejected": 0,
+        "voided": 1,
+        "amended": 1,
+        "repeated": 1,
+    }
+    assert counts.one("SELECT count(*) FROM usage_rejected WHERE events = 0") == 4
+    run = runner(stack.environment(counts.settings), monkeypatch, capsys)
+    code, out, _ = run("reconcile", "--hours")
+    assert (code, out.splitlines()[-1]) == (0, "every hour adds up, as far as both have counted")
 
 
 def test_nothing_is_counted_twice_by_a_second_instance_or_after_a_restart(counts: Counts) -> None:
