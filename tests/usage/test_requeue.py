@@ -10,6 +10,7 @@ import pytest
 
 from billing.ids import TenantId
 from billing.metering import Meter, UsageAmended, UsageBatch, UsageControl, UsageEvent, UsageVoided
+from billing.placing import Spread
 from infra import kafka, postgres
 from infra.kafka import KafkaConfig
 from infra.settings import Settings
@@ -17,6 +18,7 @@ from projections import generation, usage
 from projections.billing_set import apply_all
 from projections.usage_events import Place
 from services.usage_log import UsageLog
+from services.usage_placing import Layout
 from tests.cli.test_commands import Run, runner
 from tests.projections.history import CALLS, START, History
 from tests.projections.usage_log import BOUNDS, append, calls, count_log
@@ -31,8 +33,10 @@ class Shop:
     pool: postgres.Pool
     run: Run
 
-    def measure(self, version: int, *meters: Meter) -> None:
-        control = UsageControl(tenant=TenantId("acme"), version=version, meters=meters, bounds=BOUNDS, clock=START)
+    def measure(self, version: int, *meters: Meter, spread: tuple[Spread, ...] = ()) -> None:
+        control = UsageControl(
+            tenant=TenantId("acme"), version=version, meters=meters, bounds=BOUNDS, clock=START, spread=spread
+        )
         append(self.settings, "acme", control, range(self.settings.usage_partitions))
 
     def send(self, *events: UsageEvent, times: int = 1) -> None:
@@ -173,6 +177,29 @@ def test_every_fate_is_listed_and_told_by_position(shop: Shop) -> None:
     assert (told["counted"]["position"], told["duplicates"]) == (f"{at}1/0", 1)
     assert [each["position"] for each in told["copies"]] == [f"{at}2/0"]
     assert [each["reason"] for each in told["refusals"]] == ["id_conflict"]
+
+
+def test_a_refused_void_of_spread_usage_goes_where_its_event_counted_by_now(shop: Shop) -> None:
+    spread = (Spread(effective_from=START, partitions=2),)
+    layout = Layout(2)
+    event = next(each for each in calls("ann", 50, START) if layout.place("acme", spread, each) != layout.home("acme"))
+    void = UsageVoided(tenant=TenantId("acme"), source=event.source, id=event.id, reason="a test run")
+    with postgres.transaction(shop.pool) as tx:
+        tx.execute("INSERT INTO app.usage_spread VALUES ('acme', %s, 2)", (START,))
+    shop.measure(1, CALLS, spread=spread)
+    append(shop.settings, "acme", void, range(2))
+    shop.count()
+    code, out, _ = shop.run("usage", "rejected", "requeue", "--all", "--json")
+    assert (code, {each["outcome"] for each in json.loads(out)}) == (1, {"cannot be sent"})
+    place = layout.place("acme", spread, event)
+    append(shop.settings, "acme", UsageBatch(tenant=TenantId("acme"), events=(event,)), [place])
+    shop.count()
+    code, _, _ = shop.run("usage", "rejected", "requeue", "--all")
+    shop.count()
+    _, out, _ = shop.run("usage", "show", event.id, "--source", event.source, "--json")
+    assert (code, json.loads(out)["fate"]) == (0, "voided")
+    _, out, _ = shop.run("usage", "rejected", "list", "--json")
+    assert len(json.loads(out)) == 2, "sent to where it counted alone"
 
 
 def test_records_are_read_again_in_any_order_and_those_that_are_gone_are_missing(shop: Shop) -> None:
