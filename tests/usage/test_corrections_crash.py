@@ -95,7 +95,7 @@ def test_what_is_left_is_exact_after_a_kill_at_every_step(stack: Stack, aggregat
         assert aggregators.total(tenant) == expected
         fates = aggregators.fates()[tenant]
         assert {name: getattr(fates, name) for name in book.fates} == book.fates
-        assert min(fates.voided, fates.amended, fates.repeated, fates.conflict) > 0
+        assert min(fates.voided, fates.amended, fates.conflict) > 0
         refused = [each for each in aggregators.rejected().values() if each.tenant == tenant]
         assert sorted((each.reason, each.id or "") for each in refused) == sorted(book.refused)
     assert reconcile(aggregators.settings).balanced
