@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tallybook_sdk.delivery import NotCorrected
 from tallybook_sdk.event import NAME_LENGTH_MAX, InvalidEvent, UsageEvent
-from tallybook_sdk.spread import Spread
+from tallybook_sdk.spread import Placing
 from tallybook_sdk.transport import BY_KEY, Failure
 from tallybook_sdk.wire import AMENDED, VOIDED, Schema, encode_text
 
@@ -42,19 +42,19 @@ class Answer:
             raise NotCorrected(self._failure.text)
 
 
-def voided(tenant: str, source: str, id: str, reason: str, spread: Spread | None, time: datetime | None) -> Correction:
+def voided(tenant: str, source: str, id: str, reason: str, spread: Placing | None, time: datetime | None) -> Correction:
     """Takes the event (`source`, `id`) of `time`, if it is known, back.
 
     Raises:
         InvalidEvent: naming the field.
     """
     texts = [_name(field, text) for field, text in (("source", source), ("id", id), ("reason", reason))]
-    partition = spread.place_of(tenant, source, id, time) if spread else BY_KEY
+    partition = spread.partition(tenant, source, id, time) if spread else BY_KEY
     return Correction(b"".join((VOIDED.head, encode_text(tenant), *texts)), VOIDED, partition)
 
 
 def amended(
-    tenant: str, source: str, event: UsageEvent, encoded: bytes, reason: str, spread: Spread | None
+    tenant: str, source: str, event: UsageEvent, encoded: bytes, reason: str, spread: Placing | None
 ) -> Correction:
     """Has the event with the id of `event`, which is `encoded`, count as `event`.
 

@@ -74,7 +74,7 @@ class PublishedSpread:
         """
         self._now()
 
-    def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
+    def partition(self, tenant: str, source: str, id: str, time: datetime | None) -> int:
         """Where an event belongs. Raises `Unreachable` if it was never known."""
         known = self._known
         if known is None or self._refreshing is None:

@@ -14,6 +14,8 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Protocol, Self
 
+from tallybook_sdk.event import InvalidEvent
+
 
 class Placing(Protocol):
     """Knows where a tenant's events belong."""
@@ -21,10 +23,8 @@ class Placing(Protocol):
     def ready(self) -> None:
         """Return once it is known. Raises `Unreachable` if nobody tells."""
 
-    def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
-        """Where an event belongs."""
-
-from tallybook_sdk.event import InvalidEvent
+    def partition(self, tenant: str, source: str, id: str, time: datetime | None) -> int:
+        """Where an event belongs. Raises `InvalidEvent` if that takes its time, and there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,11 @@ class Spread:
     def ready(self) -> None:
         """It is known: this is it."""
 
-    def partition(self, tenant: str, source: str, id: str, time: datetime) -> int:
-        """Where an event belongs."""
-        known = bisect_right(self.versions, time, key=lambda each: each[0])
-        return self._place(tenant, source, id, self.versions[known - 1][1] if known else 1)
-
-    def place_of(self, tenant: str, source: str, id: str, time: datetime | None) -> int:
-        """Where an event lies whose time may be unknown.
-
-        Raises:
-            InvalidEvent: without its time, nothing tells that.
-        """
+    def partition(self, tenant: str, source: str, id: str, time: datetime | None) -> int:
+        """Where an event belongs. Raises `InvalidEvent` if that takes its time, and there is none."""
         if time is not None:
-            return self.partition(tenant, source, id, time)
+            known = bisect_right(self.versions, time, key=lambda each: each[0])
+            return self._place(tenant, source, id, self.versions[known - 1][1] if known else 1)
         found = {self._place(tenant, source, id, width) for width in (1, *(width for _, width in self.versions))}
         if len(found) > 1:
             said = "the tenant's usage is spread in different ways at different times: tell that of the event"
