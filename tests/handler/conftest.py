@@ -15,7 +15,7 @@ import pytest
 from billing.envelope import CommandResult, EventEnvelope
 from billing.tenant import RegisterTenant
 from infra.errors import Transient
-from infra.kafka import KafkaConfig, Record, scan, start_offsets
+from infra.kafka import KafkaConfig, Record, end_offsets, scan
 from infra.settings import Settings
 from schemas import codec
 from services.commands import CommandClient
@@ -33,6 +33,8 @@ class Handlers:
         self.settings = settings
         self.client = CommandClient(settings)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._read: dict[str, list[Record]] = {}
+        self._upto: dict[str, dict[int, int]] = {}
 
     def start(self, instance: str = "", **env: str) -> subprocess.Popen[bytes]:
         """Start one more handler."""
@@ -60,9 +62,12 @@ class Handlers:
     def records(self, topic: str) -> list[Record]:
         """Everything committed to `topic`, in order of partition and offset."""
         config = KafkaConfig.of(self.settings)
-        starts = start_offsets(config, topic, range(self.settings.billing_partitions))
-        found = [each for batch in scan(config, topic, starts) for each in batch]
-        return sorted(found, key=lambda each: (each.partition, each.offset))
+        starts = self._upto.get(topic) or dict.fromkeys(range(self.settings.billing_partitions), 0)
+        ends = end_offsets(config, topic, list(starts))
+        read = self._read.setdefault(topic, [])
+        read += [each for batch in scan(config, topic, starts, ends) for each in batch]
+        self._upto[topic] = ends  # what was committed stays: only the rest is read by the next call
+        return sorted(read, key=lambda each: (each.partition, each.offset))
 
     def events(self, tenant: str | None = None) -> list[EventEnvelope]:
         decoded = [codec.decode_event(each.value) for each in self.records("billing.events")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -29,6 +30,8 @@ from tests.waiting import eventually
 
 PARTITIONS = 3
 FAILPOINTS = ("usage.after_poll", "usage.after_copy", "usage.before_commit", "usage.after_commit")
+MOVED_WITHIN_S = 15
+"""The promise: a killed worker's session of 8 s, the rebalance, and reading on (decision 50)."""
 
 
 class Aggregators:
@@ -272,10 +275,11 @@ def test_logs_are_json_lines(aggregators: Aggregators) -> None:
     assert all(json.loads(line)["at"] for line in log.read_text().splitlines() if line.startswith("{"))
 
 
-def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggregators) -> None:
+@pytest.mark.parametrize("names", [("one", "two"), ("", "")], ids=["named", "nameless"])
+def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggregators, names: tuple[str, str]) -> None:
     tenants = aggregators.tenants()
     aggregators.register(*tenants)
-    workers = [aggregators.start(TALLYBOOK_INSTANCE=name) for name in ("one", "two")]
+    workers = [(name, aggregators.start(TALLYBOOK_INSTANCE=name)) for name in names]
     log = aggregators.settings.data / "logs" / "usage-aggregator.log"
 
     def send(number: int) -> None:
@@ -290,10 +294,22 @@ def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggrega
         starts = [len(line["starts"]) for line in lines if line["event"] == "reading begins"]
         return sorted(starts[-2:])
 
-    eventually(lambda: shares() == [1, 2])
-    send(1)
-    eventually(aggregators.is_caught_up)
-    workers[0].kill()
-    send(2)
-    eventually(aggregators.is_caught_up)
-    assert all(aggregators.fates()[tenant].counted == 2 for tenant in tenants)
+    sent = 0
+
+    def moved_in_time() -> bool:
+        nonlocal sent
+        eventually(lambda: shares() == [1, 2])
+        send(sent)
+        eventually(aggregators.is_caught_up)
+        name, worker = workers.pop(0)
+        worker.kill()
+        killed = time.monotonic()
+        send(sent + 1)
+        eventually(aggregators.is_caught_up)
+        took = time.monotonic() - killed
+        sent += 2
+        workers.append((name, aggregators.start(TALLYBOOK_INSTANCE=name)))
+        return took < MOVED_WITHIN_S
+
+    assert any(moved_in_time() for _ in range(3))  # others share the machine: one quiet round will do
+    assert all(aggregators.fates()[tenant].counted == sent for tenant in tenants)
