@@ -28,7 +28,7 @@ from tests.waiting import eventually
 
 _GIVEN = ("KAFKA", "POSTGRES", "REDIS")
 _KAFKA_IMAGE, _POSTGRES_IMAGE, _VALKEY_IMAGE = "apache/kafka:4.3.1", "postgres:18", "valkey/valkey:9.1"
-_START_S = 180
+_START_S = 300
 _MS = timedelta(milliseconds=1)
 
 
