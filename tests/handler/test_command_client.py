@@ -32,7 +32,8 @@ def test_the_position_on_the_results_is_taken_before_the_command_is_appended(han
     handlers.ask("acme", SELLER, "test:register")
     for n in range(5):
         with CommandClient(handlers.settings) as client:
-            assert client.request("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test").outcome is Outcome.ACCEPTED
+            result = client.request("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test", timeout=120)
+            assert result.outcome is Outcome.ACCEPTED
 
 
 def test_many_threads_get_each_their_own_result(handlers: Handlers) -> None:
@@ -40,7 +41,7 @@ def test_many_threads_get_each_their_own_result(handlers: Handlers) -> None:
     handlers.ask("acme", SELLER, "test:register")
 
     def ask(n: int) -> str:
-        result = handlers.client.request("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test", timeout=30)
+        result = handlers.client.request("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test", timeout=120)
         return result.aggregate_ids[0]
 
     with ThreadPoolExecutor(16) as pool:
@@ -54,7 +55,7 @@ def test_asyncio_callers_wait_without_holding_the_loop(handlers: Handlers) -> No
     async def ask_all() -> list[str]:
         results = await asyncio.gather(
             *(
-                handlers.client.request_async("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test", timeout=30)
+                handlers.client.request_async("acme", customer(f"c{n}"), key=f"test:c{n}", actor="test", timeout=120)
                 for n in range(100)
             )
         )
@@ -64,6 +65,7 @@ def test_asyncio_callers_wait_without_holding_the_loop(handlers: Handlers) -> No
 
 
 def test_a_timeout_is_no_answer_and_the_same_key_finds_it_later(handlers: Handlers) -> None:
+    handlers.client.listen(60)
     with pytest.raises(Transient, match="outcome is unknown"):
         handlers.client.request("acme", SELLER, key="test:register", actor="test", timeout=0.5)
     with pytest.raises(Transient, match="outcome is unknown"):
@@ -80,9 +82,9 @@ def test_a_handler_that_comes_back_answers_who_still_waits(handlers: Handlers) -
     first.send_signal(signal.SIGKILL)
     first.wait()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(handlers.client.request, "acme", customer("c1"), key="test:c1", actor="t", timeout=30)
+        waiting = pool.submit(handlers.client.request, "acme", customer("c1"), key="test:c1", actor="t", timeout=120)
         handlers.start(instance="one")
-        assert waiting.result(30).outcome is Outcome.ACCEPTED
+        assert waiting.result(120).outcome is Outcome.ACCEPTED
 
 
 def test_closing_a_client_ends_every_wait(handlers: Handlers) -> None:
@@ -92,7 +94,7 @@ def test_closing_a_client_ends_every_wait(handlers: Handlers) -> None:
         eventually(lambda: handlers.records("billing.commands"))
         client.close()
         with pytest.raises(Transient, match="closed"):
-            waiting.result(10)
+            waiting.result(60)
     with pytest.raises(Transient, match="closed"):
         client.send("acme", SELLER, key="test:register", actor="test")
 

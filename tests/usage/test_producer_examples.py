@@ -43,7 +43,7 @@ def test_the_python_examples_are_counted(aggregators: Aggregators) -> None:
     aggregators.start()
     to = [aggregators.settings.kafka, tenant, aggregators.config.named("usage.events")]
     for words in (["plain_json.py", *to], ["plain_avro.py", str(SCHEMA), *to]):
-        subprocess.run([sys.executable, EXAMPLES / words[0], *words[1:]], check=True, timeout=60)
+        subprocess.run([sys.executable, EXAMPLES / words[0], *words[1:]], check=True, timeout=240)
     eventually(aggregators.is_caught_up)
     counts = aggregators.fates()[tenant]
     assert (counts.counted, counts.rejected) == (20, 0)

@@ -209,7 +209,7 @@ def test_what_is_not_closed_is_sent_or_named_at_the_end_of_the_process(alone: Se
         "usage.send(UsageEvent(type='api', customer='c1', time=datetime.now(UTC), id='1'))\n"
     )
     command = [sys.executable, "-c", program, alone.kafka, alone.topic_prefix]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=240)
     assert sent_by(alone, "t-exit") == Counter(["1"])
 
 
