@@ -44,7 +44,7 @@ def address(api_edge: Edge) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(api_edge.parts), port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
-    eventually(lambda: server.started, within_s=20)
+    eventually(lambda: server.started)
     host, port = server.servers[0].sockets[0].getsockname()
     yield f"http://{host}:{port}"
     server.should_exit = True

@@ -58,7 +58,7 @@ class Tower:
             self.must(airline.subscription(name))
         self.must(SpreadUsage(partitions=self.layout.partitions, effective_from=WIDE))
         self.must(SpreadUsage(partitions=2, effective_from=NARROW))
-        eventually(lambda: len(self.spread()) == 2, within_s=60)
+        eventually(lambda: len(self.spread()) == 2)
 
     def must(self, command: object) -> None:
         self.system.must(self.tenant, command)
@@ -76,7 +76,7 @@ class Tower:
             with postgres.transaction(self._pool) as tx:
                 return published(tx, self.tenant) >= moved[-1]
 
-        eventually(told, within_s=60)
+        eventually(told)
 
     def depart(self, days: Iterable[int], month: datetime = JANUARY, *, billed: int = 0, first_hour: int = 0) -> None:
         """A flight of each airline and another of UA every sixth hour; those that were reported before are copies.
@@ -147,7 +147,7 @@ def test_an_invoice_over_a_change_of_the_spread_is_right_to_the_cent(system: Sys
         tower.depart([next(days)])
         return second.poll() is not None
 
-    eventually(killed, within_s=120)
+    eventually(killed)
     assert second.returncode == -signal.SIGKILL
     tower.depart(range(5, 20))
     tower.advance(FEBRUARY - timedelta(hours=1))

@@ -87,7 +87,7 @@ def test_what_the_kcat_example_sends_is_counted(aggregators: Aggregators, tmp_pa
         producer.produce(topic, value.encode(), tenant.encode(), headers=[("tenant", tenant.encode())])
     assert producer.flush(30) == 0
     aggregators.start()
-    eventually(aggregators.is_caught_up, within_s=60)
+    eventually(aggregators.is_caught_up)
     counts = aggregators.fates()[tenant]
     assert (counts.counted, counts.rejected) == (5, 0)
     assert aggregators.total(tenant) == (5, 5 * 512)
