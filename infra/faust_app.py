@@ -2,7 +2,9 @@
 
 It reads only what was committed: Faust's own consumer shows aborted records (`_CommittedThread`). And it starts each
 assignment at *our* stored offsets, whatever the consumer group says (`_Consumer.seek_to_committed`); so
-acknowledgements that Faust makes too early cost nothing. Agents read by `micro_batches` and write by `apply_or_exit`.
+acknowledgements that Faust makes too early cost nothing. One of its messages carries all records of a partition that
+were fetched together (`_Consumer._getmany`): it takes its time for each message, however little is in it. Agents read
+by `micro_batches` and write by `apply_or_exit`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from infra.settings import Settings
 from infra.watchdog import Watchdog, watched
 
 log = telemetry.logger("infra.faust_app")
+
+FETCHED_MAX = 500  # records that one message carries at most
 
 StoredOffsets = Callable[[set[Position]], Mapping[Position, int]]
 """First offset not applied yet, per (topic, partition); one that is missing starts at 0. Called in a thread."""
@@ -69,9 +73,8 @@ def create_app(name: str, settings: Settings, *, topics: Sequence[str], stored_o
         broker_session_timeout=8,  # a killed worker's partitions move within 15 s
         broker_heartbeat_interval=2,
         broker_rebalance_timeout=15,
-        broker_commit_every=1000,
-        broker_max_poll_records=500,
-        stream_buffer_maxsize=256,  # records of up to 1 MB: bounds the memory
+        broker_max_poll_records=FETCHED_MAX,
+        stream_buffer_maxsize=2,  # messages of up to `FETCHED_MAX` records or one fetch: bounds the memory
         stream_wait_empty=False,
         producer_acks=-1,
         consumer_group_instance_id=settings.instance or None,
@@ -191,11 +194,34 @@ class _Consumer(Consumer):
                 break
         os._exit(CRASHED)
 
-    def _to_message(self, tp: Any, record: Any) -> Any:
-        message = super()._to_message(tp, record)
-        message.after = self._after.get(tp)  # type: ignore[attr-defined]  # the offset after the record that was fetched before this one
-        self._after[tp] = record.offset + 1
+    async def _getmany(self, active_partitions: set[Any] | None, timeout: float) -> Any:
+        """One message for all records of a partition that were fetched together."""
+        fetched = await super()._getmany(active_partitions, timeout)
+        return {tp: [records] for tp, records in fetched.items() if records}
+
+    def _to_message(self, tp: Any, records: Any) -> Any:
+        """A message that stands where its last record does."""
+        message: Any = super()._to_message(tp, records[-1])
+        message.records = records
+        message.after = self._after.get(tp)  # the offset after the record that was fetched before these
+        self._after[tp] = message.offset + 1
         return message
+
+    def on_buffer_full(self, tp: Any) -> None:
+        """Go on: who fills the buffer waits for room in it. Faust would sleep a second once all partitions pause."""
+
+    async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
+        """None are kept: see `_new_offset`."""
+
+    def _new_offset(self, tp: Any) -> int | None:
+        """What the group is told, for those who watch it: up to where one agent took the records, in their order."""
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        reached = max(acked) + 1
+        acked.clear()
+        self._acked_index[tp].clear()
+        return int(reached)
 
 
 def _credentials(settings: Settings) -> Any:

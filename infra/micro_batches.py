@@ -14,8 +14,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from infra import telemetry
@@ -28,6 +28,8 @@ log = telemetry.logger("infra.micro_batches")
 CRASHED = 70  # exit code: the supervisor starts the process again
 _LOOK_S = 0.5  # how often the ends of idle partitions are looked at
 _GAP_ATTEMPTS = 6  # 12 s in all: a broker that starts or moves a leader answers again by then
+_HEADERS_KNOWN_MAX = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCHES_AHEAD = 3  # read while one is being applied; more only costs memory
 
 
@@ -105,6 +107,14 @@ async def apply_or_exit(apply: Callable[[Batch], None], batch: Batch, *, patienc
             os._exit(CRASHED)
 
 
+class _Waiting:
+    """Records of one partition, in order; `follows` as in `Batch`."""
+
+    def __init__(self, follows: int) -> None:
+        self.follows = follows
+        self.records: deque[Record] = deque()
+
+
 class _Buffer:
     """Records read ahead, by partition."""
 
@@ -116,20 +126,24 @@ class _Buffer:
         self.has_room.set()
         self.next_offsets: dict[Position, int] = {}
         """Of each partition that was read from, where to go on."""
-        self._waiting: dict[Position, deque[tuple[Record, int]]] = {}
+        self._waiting: dict[Position, _Waiting] = {}
         self._records = self._bytes = 0
 
-    def add(self, record: Record, follows: int) -> None:
-        """`follows` as in `Batch`."""
-        position = (record.topic, record.partition)
-        self.next_offsets[position] = record.offset + 1
-        self._waiting.setdefault(position, deque()).append((record, follows))
-        self._moved(1, len(record.value or b""))
+    def add(self, records: Sequence[Record], follows: int) -> None:
+        """Records of one partition; if others of it wait, these follow them. `follows` as in `Batch`."""
+        position = (records[0].topic, records[0].partition)
+        waiting = self._waiting.get(position)
+        if waiting is None:
+            waiting = self._waiting[position] = _Waiting(follows)
+        waiting.records.extend(records)
+        self.next_offsets[position] = records[-1].offset + 1
+        self._moved(len(records), _size(records))
 
     def forget(self, position: Position) -> None:
         """Drop what waits of a partition whose reading began anew."""
-        for record, _ in self._waiting.pop(position, ()):
-            self._moved(-1, -len(record.value or b""))
+        waiting = self._waiting.pop(position, None)
+        if waiting is not None:
+            self._moved(-len(waiting.records), -_size(waiting.records))
 
     def holds(self, position: Position) -> bool:
         """Whether records of that partition wait."""
@@ -144,14 +158,15 @@ class _Buffer:
             return None
         position = next(iter(self._waiting))
         waiting = self._waiting.pop(position)
-        follows = waiting[0][1]
+        follows = waiting.follows
         taken: list[Record] = []
         size = 0
-        while waiting and len(taken) < self.max_records and (not taken or size < self.max_bytes):
-            record, _ = waiting.popleft()
+        while waiting.records and len(taken) < self.max_records and (not taken or size < self.max_bytes):
+            record = waiting.records.popleft()
             taken.append(record)
             size += len(record.value or b"")
-        if waiting:
+        if waiting.records:
+            waiting.follows = taken[-1].offset + 1
             self._waiting[position] = waiting  # at the back of the queue
         self._moved(-len(taken), -size)
         return Batch(taken, follows)
@@ -164,15 +179,20 @@ class _Buffer:
         (self.filled.set if self._records else self.filled.clear)()
 
 
+def _size(records: Iterable[Record]) -> int:
+    return sum([len(each.value or b"") for each in records])
+
+
 async def _read(stream: Any, buffer: _Buffer) -> None:
-    """Fill `buffer`, with proof for each record that it follows the one before it in the log."""
+    """Fill `buffer`, with proof for all records of a message that they follow those before them in the log."""
     consumer = stream.app.consumer
+    made = _Records()
     async for event in stream.events():
         message = event.message
         position = (plain(stream.app, message.topic), message.partition)
-        offset, seen = message.offset, buffer.next_offsets.get(position)
+        offset, seen = message.records[0].offset, buffer.next_offsets.get(position)
         if seen is None or message.after is None or message.after != seen:
-            # The first record of an assignment: it follows what is stored, or what it is read after.
+            # The first records of an assignment: they follow what is stored, or what they are read after.
             start = consumer.starts.get(position, 0)
             follows = start if seen is None or offset < seen or offset == start else seen
             buffer.forget(position) if follows == start else None
@@ -180,7 +200,7 @@ async def _read(stream: Any, buffer: _Buffer) -> None:
                 await _prove_gap(stream.app.settings, position, follows, offset)
         else:
             follows = seen
-        buffer.add(_record(position, message), min(follows, offset))
+        buffer.add(made.of(position, message.records), min(follows, offset))
         if not buffer.has_room.is_set():
             await buffer.has_room.wait()
 
@@ -250,13 +270,30 @@ def plain(app: Any, topic: str) -> str:
     return topic[len(app.settings.topic_prefix) :]
 
 
-def _record(position: Position, message: Any) -> Record:
-    pairs = list(message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ())
-    named = {name: value or b"" for name, value in pairs}
-    names = [name for name, _ in pairs]
-    repeated = () if len(named) == len(names) else tuple(name for name in named if names.count(name) > 1)
-    appended_at = datetime.fromtimestamp(round(message.timestamp * 1000) // 1000, UTC).replace(
-        microsecond=round(message.timestamp * 1000) % 1000 * 1000
-    )
-    key, value = (None if each is None else bytes(each) for each in (message.key, message.value))
-    return Record(position[0], position[1], message.offset, key, value, named, repeated, appended_at)
+class _Records:
+    """Makes records of what was fetched. What many of them share, such as their headers, is made once."""
+
+    def __init__(self) -> None:
+        self._headers: dict[tuple[tuple[str, bytes | None], ...], tuple[dict[str, bytes], tuple[str, ...]]] = {}
+
+    def of(self, position: Position, fetched: Sequence[Any]) -> list[Record]:
+        """`fetched` as the log holds it."""
+        topic, partition = position
+        known, records = self._headers, []
+        at_ms, appended_at = -1, _EPOCH
+        for each in fetched:
+            if each.timestamp != at_ms:
+                at_ms = each.timestamp
+                appended_at = _EPOCH + timedelta(milliseconds=at_ms)
+            named, repeated = known.get(each.headers) or self._named(each.headers)
+            records.append(Record(topic, partition, each.offset, each.key, each.value, named, repeated, appended_at))
+        return records
+
+    def _named(self, pairs: tuple[tuple[str, bytes | None], ...]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        names = [name for name, _ in pairs]
+        named = {name: value or b"" for name, value in pairs}
+        repeated = () if len(named) == len(names) else tuple(name for name in named if names.count(name) > 1)
+        if len(self._headers) >= _HEADERS_KNOWN_MAX:
+            self._headers.clear()
+        self._headers[pairs] = named, repeated
+        return named, repeated

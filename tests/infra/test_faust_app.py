@@ -177,7 +177,7 @@ def record(offset: int, partition: int = 0, size: int = 1) -> Record:
 def filled(*records: Record, max_records: int = 3, max_bytes: int = 1000) -> _Buffer:
     buffer = _Buffer(max_records, max_bytes)
     for each in records:
-        buffer.add(each, each.offset)
+        buffer.add([each], each.offset)
     return buffer
 
 
@@ -204,7 +204,7 @@ def test_batches_are_bounded_in_bytes_but_hold_a_record() -> None:
 def test_each_batch_knows_what_it_follows() -> None:
     buffer = _Buffer(2, 1000)
     for follows, offset in ((0, 0), (1, 5), (6, 6), (7, 9)):
-        buffer.add(record(offset), follows)
+        buffer.add([record(offset)], follows)
     taken: list[Any] = [buffer.take(), buffer.take()]
     assert [(each.follows, each[0].offset) for each in taken] == [(0, 0), (6, 6)]
 
