@@ -7,6 +7,7 @@ state: the ceiling (plain consumption with decoding, and COPY into a table witho
 (Faust, exact dedupe, values, windows, fates and offset in one Postgres transaction). What counts is their ratio. At
 the end every customer's sum is held to the truth; exit code 1 if one differs, or if the ratio is below `--least`.
 
+`--live` has SDK producers send at `--rate` for `--seconds` beside the aggregators: see benchmarks.usage_live.
 `--chaos` measures exactness instead: see benchmarks.usage_chaos.
 """
 
@@ -20,7 +21,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from benchmarks import usage_ceiling, usage_chaos
+from benchmarks import usage_ceiling, usage_chaos, usage_live
 from benchmarks.usage_load import Load
 from benchmarks.usage_preload import preload
 from benchmarks.usage_system import Progress, System, ends, machine, register, running, until
@@ -51,6 +52,8 @@ def main() -> int:
     chosen = _arguments()
     if chosen.chaos:
         return _under_fire(chosen)
+    if chosen.live:
+        return _live(chosen)
     with running() as system:
         settings = system.settings(chosen.partitions)
         register(settings, chosen.spread)
@@ -91,6 +94,33 @@ def _under_fire(chosen: argparse.Namespace) -> int:
     for line in outcome.wrong[:20]:
         print(line)
     return 1 if outcome.wrong else 0
+
+
+def _live(chosen: argparse.Namespace) -> int:
+    sending = usage_live.Sending(
+        chosen.rate, chosen.seconds, chosen.per_record, chosen.customers, min(chosen.producers, chosen.rate)
+    )
+    with running() as system:
+        settings = system.settings(chosen.partitions)
+        kept = usage_live.run(system, settings, sending, chosen.workers, _say)
+        events = min(kept.sent, 10 * (EXPECTED_RATE if chosen.per_record > 1 else kept.sent))
+        ceiling = _ceiling(system, settings, ends(settings), events)
+    ratio = kept.counted_rate / ceiling.rate
+    if chosen.json:
+        print(json.dumps({"machine": machine(), "ratio": ratio, **asdict(kept), "ceiling": asdict(ceiling)}))
+        return 1 if kept.differing or ratio < chosen.least else 0
+    print(f"{machine()}; broker, Postgres, producers and workers on it together; load {kept.load:.1f}")
+    print(
+        f"{chosen.producers} process(es) of SDK producers, {chosen.per_record} events a record, "
+        f"{chosen.partitions} partitions, {chosen.workers} worker(s)"
+    )
+    print(f"asked for {chosen.rate:,} events/s; sent {kept.sent:,} in {kept.seconds:.1f} s: {kept.rate:,.0f} events/s")
+    print("seconds behind, all along: " + ", ".join(f"{each:.1f}" for each in kept.lags))
+    print(f"counted meanwhile: {kept.counted_rate:,.0f} events/s; all counted {kept.drained_s:.1f} s after the end")
+    print("microseconds of processor an event: " + ", ".join(f"{k} {v:.1f}" for k, v in kept.processor_us.items()))
+    print(f"ceiling of the same log, afterwards: {ceiling.rate:,.0f} events/s; ratio {ratio:.2f}")
+    print(f"largest worker {kept.memory_mb} MB; customers whose sum is not the truth: {kept.differing}")
+    return 1 if kept.differing or ratio < chosen.least else 0
 
 
 def _ceiling(system: System, settings: Settings, reached: dict[int, int], events: int) -> Taken:
@@ -178,9 +208,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preload", type=int, default=0, help="identities that are in the dedupe horizon before")
     parser.add_argument("--random-ids", action="store_true", help="UUIDv4 instead of the SDK's UUIDv7")
     parser.add_argument("--least", type=float, default=0.0, help="ratio below which the exit code is 1")
+    parser.add_argument("--live", action="store_true", help="send with the SDK while it is counted, at --rate")
+    parser.add_argument("--producers", type=int, default=1, help="processes that send under --live")
     parser.add_argument("--chaos", action="store_true", help="kill everything in turn instead, 30 s apart")
     parser.add_argument("--kills", type=int, default=8)
-    parser.add_argument("--rate", type=int, default=5_000, help="events a second that are sent under --chaos")
+    parser.add_argument("--rate", type=int, default=5_000, help="events a second that are sent under --live or --chaos")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     if not 0 <= chosen.spread <= chosen.partitions:

@@ -207,9 +207,13 @@ class Progress:
 
     def is_at(self, ends: Mapping[int, int]) -> bool:
         """Whether everything below `ends` is applied."""
-        with postgres.transaction(self.pool) as tx:
-            stored = generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
+        stored = self.stored()
         return all(stored.get(partition, 0) >= end for partition, end in ends.items())
+
+    def stored(self) -> Mapping[int, int]:
+        """Up to where each partition is applied."""
+        with postgres.transaction(self.pool) as tx:
+            return generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
 
     def sums(self) -> dict[tuple[str, str], tuple[int, int]]:
         """(Tenant, customer) -> events and sum, over all windows and, which must be the same, over all values."""
@@ -217,12 +221,16 @@ class Progress:
         with postgres.transaction(self.pool) as tx:
             tx.execute("SET LOCAL statement_timeout = 0")
             generation.enter(tx, usage.SET)
-            for table, events, total in (("window", "sum(events)", "sum(total)"), ("value", "count(*)", "sum(number)")):
+            for table, events, total, which in (
+                ("window", "sum(events)", "sum(total)", "events > 0"),
+                ("value", "count(*)", "sum(number)", "voided_offset IS NULL"),
+            ):
                 rows = tx.execute(
                     f"""
                     SELECT s.tenant_id, s.customer_id, {events}, {total}
                       FROM usage_{table}
                       JOIN usage_series s USING (tenant_id, series)
+                     WHERE {which}
                      GROUP BY s.tenant_id, s.customer_id
                     """
                 ).fetchall()

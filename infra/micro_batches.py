@@ -28,7 +28,6 @@ log = telemetry.logger("infra.micro_batches")
 CRASHED = 70  # exit code: the supervisor starts the process again
 _LOOK_S = 0.5  # how often the ends of idle partitions are looked at
 _GAP_ATTEMPTS = 6  # 12 s in all: a broker that starts or moves a leader answers again by then
-_HEADERS_KNOWN_MAX = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCHES_AHEAD = 3  # read while one is being applied; more only costs memory
 
@@ -186,7 +185,6 @@ def _size(records: Iterable[Record]) -> int:
 async def _read(stream: Any, buffer: _Buffer) -> None:
     """Fill `buffer`, with proof for all records of a message that they follow those before them in the log."""
     consumer = stream.app.consumer
-    made = _Records()
     async for event in stream.events():
         message = event.message
         position = (plain(stream.app, message.topic), message.partition)
@@ -200,7 +198,7 @@ async def _read(stream: Any, buffer: _Buffer) -> None:
                 await _prove_gap(stream.app.settings, position, follows, offset)
         else:
             follows = seen
-        buffer.add(made.of(position, message.records), min(follows, offset))
+        buffer.add(_records(position, message.records), min(follows, offset))
         if not buffer.has_room.is_set():
             await buffer.has_room.wait()
 
@@ -270,30 +268,25 @@ def plain(app: Any, topic: str) -> str:
     return topic[len(app.settings.topic_prefix) :]
 
 
-class _Records:
-    """Makes records of what was fetched. What many of them share, such as their headers, is made once."""
+def _records(position: Position, fetched: Sequence[Any]) -> list[Record]:
+    """`fetched` as the log holds it."""
+    topic, partition = position
+    records = []
+    at_ms, appended_at = 0, _EPOCH
+    for each in fetched:
+        if each.timestamp != at_ms:
+            at_ms = each.timestamp
+            appended_at = _EPOCH + timedelta(milliseconds=at_ms)
+        named, repeated = _headers(each.headers)
+        records.append(Record(topic, partition, each.offset, each.key, each.value, named, repeated, appended_at))
+    return records
 
-    def __init__(self) -> None:
-        self._headers: dict[tuple[tuple[str, bytes | None], ...], tuple[dict[str, bytes], tuple[str, ...]]] = {}
 
-    def of(self, position: Position, fetched: Sequence[Any]) -> list[Record]:
-        """`fetched` as the log holds it."""
-        topic, partition = position
-        known, records = self._headers, []
-        at_ms, appended_at = -1, _EPOCH
-        for each in fetched:
-            if each.timestamp != at_ms:
-                at_ms = each.timestamp
-                appended_at = _EPOCH + timedelta(milliseconds=at_ms)
-            named, repeated = known.get(each.headers) or self._named(each.headers)
-            records.append(Record(topic, partition, each.offset, each.key, each.value, named, repeated, appended_at))
-        return records
-
-    def _named(self, pairs: tuple[tuple[str, bytes | None], ...]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        names = [name for name, _ in pairs]
-        named = {name: value or b"" for name, value in pairs}
-        repeated = () if len(named) == len(names) else tuple(name for name in named if names.count(name) > 1)
-        if len(self._headers) >= _HEADERS_KNOWN_MAX:
-            self._headers.clear()
-        self._headers[pairs] = named, repeated
-        return named, repeated
+def _headers(pairs: Sequence[tuple[str, bytes | None]]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    named: dict[str, Any] = dict(pairs)
+    if None in named.values():
+        named = {name: value or b"" for name, value in named.items()}
+    if len(named) == len(pairs):
+        return named, ()
+    names = [name for name, _ in pairs]
+    return named, tuple(name for name in named if names.count(name) > 1)
