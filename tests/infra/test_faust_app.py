@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
@@ -15,7 +17,7 @@ import pytest
 from infra import faust_app
 from infra.faust_app import Batch
 from infra.kafka import KafkaConfig, Producer, Record, TransactionalProducer, end_offsets
-from infra.micro_batches import _Buffer
+from infra.micro_batches import _Buffer, _records
 from infra.settings import Settings
 from tests.stack import Stack
 from tests.usage.making import NOON
@@ -207,6 +209,36 @@ def test_each_batch_knows_what_it_follows() -> None:
         buffer.add([record(offset)], follows)
     taken: list[Any] = [buffer.take(), buffer.take()]
     assert [(each.follows, each[0].offset) for each in taken] == [(0, 0), (6, 6)]
+
+
+def test_what_was_fetched_together_is_cut_into_batches_that_follow_each_other() -> None:
+    buffer = _Buffer(2, 1000)
+    buffer.add([record(offset) for offset in (3, 4, 7)], 2)
+    buffer.add([record(offset) for offset in (8, 9)], 8)
+    taken: list[Any] = [buffer.take(), buffer.take(), buffer.take()]
+    assert [(each.follows, [one.offset for one in each]) for each in taken] == [(2, [3, 4]), (5, [7, 8]), (9, [9])]
+    assert buffer.take() is None
+    assert buffer.next_offsets == {(TOPIC, 0): 10}
+
+
+def fetched(*headers: tuple[str, bytes | None], at_ms: int = 0) -> Any:
+    return SimpleNamespace(offset=1, timestamp=at_ms, key=b"t", value=b"v", headers=headers)
+
+
+def test_headers_are_told_by_name_and_a_repeated_one_is_told_apart() -> None:
+    plain, twice, empty = _records(
+        (TOPIC, 0),
+        [fetched(("a", b"1"), ("b", b"2")), fetched(("a", b"1"), ("a", b"2"), ("b", b"")), fetched(("a", None))],
+    )
+    assert (plain.headers, plain.repeated) == ({"a": b"1", "b": b"2"}, ())
+    assert (twice.headers, twice.repeated) == ({"a": b"2", "b": b""}, ("a",))
+    assert (empty.headers, empty.repeated) == ({"a": b""}, ())
+
+
+def test_records_that_were_fetched_together_keep_their_own_times() -> None:
+    at_ms = int(NOON.timestamp() * 1000)
+    made = _records((TOPIC, 0), [fetched(at_ms=at_ms), fetched(at_ms=at_ms), fetched(at_ms=at_ms + 1)])
+    assert [each.appended_at - NOON for each in made] == [timedelta(0), timedelta(0), timedelta(milliseconds=1)]
 
 
 def test_a_partition_that_is_read_anew_is_forgotten() -> None:
