@@ -172,14 +172,19 @@ class _Consumer(Consumer):
             self.app.watchdog.lets_go([(plain(self.app, tp.topic), tp.partition) for tp in revoked])
         await super().on_partitions_revoked(revoked)
 
-    def stable_end(self, position: Position) -> int | None:
-        """Where the partition ended at the last fetch, up to the first open transaction; None before the first."""
+    def passed_end(self, position: Position, follows: int) -> int | None:
+        """Where the partition ended at the last fetch, up to the first open transaction, if the client is past that and
+        handed on nothing from `follows` up to there; None otherwise."""
         tp = TopicPartition(self.app.settings.topic(position[0]), position[1])
         try:
-            end = self._thread._ensure_consumer().last_stable_offset(tp)
+            client = self._thread._ensure_consumer()
+            end = client.last_stable_offset(tp)
+            at = client._subscription.subscription.assignment.state_value(tp).position
         except (AssertionError, AttributeError):  # it is being taken away: aiokafka has no other way to say so
             return None
-        return None if end is None or end < 0 else int(end)
+        if end is None or not follows < end <= at or self._after.get(tp, 0) > follows:
+            return None
+        return int(end)
 
     async def _stored(self, positions: set[Position]) -> Mapping[Position, int]:
         """Our offsets. Without them nothing can be read: after half a minute the process ends."""

@@ -208,8 +208,8 @@ async def _unread_ends(app: Any, buffer: _Buffer) -> list[Batch]:
     ends = []
     for position, start in list(app.consumer.starts.items()):
         follows = buffer.next_offsets.get(position, start)
-        end = app.consumer.stable_end(position)
-        if end is None or end <= follows or buffer.holds(position):
+        end = app.consumer.passed_end(position, follows)
+        if end is None or buffer.holds(position):
             continue
         with contextlib.suppress(Transient):
             first = await asyncio.to_thread(_first_record, app.settings, position, follows, end)
