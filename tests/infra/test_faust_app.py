@@ -25,7 +25,8 @@ from tests.waiting import eventually
 
 TOPIC = "billing.events"
 
-# Reads from the offset given until it is told to stop, and writes what it got as JSON lines. `fail` raises once.
+# Reads from the offset given until it is told to stop, and writes what it got as JSON lines. `failing` names a way to
+# fail, or `ends`: where a partition ends with what nobody reads, it writes where that ends.
 _READER = """
 import asyncio, json, os, sys
 from infra import faust_app, telemetry
@@ -47,12 +48,14 @@ def apply(batch):
     if failing == "bug":
         raise ValueError("always")
     with open(out, "a") as file:
+        if not batch:
+            file.write(json.dumps([batch.next_offset, "end", batch.follows]) + "\\n")
         for record in batch:
             file.write(json.dumps([record.offset, record.value and record.value.decode(), batch.follows]) + "\\n")
 
 @app.agent(faust_app.source(app), concurrency=1)
 async def read(stream):
-    async for batch in faust_app.micro_batches(stream, 500, 0.01):
+    async for batch in faust_app.micro_batches(stream, 500, 0.01, tell_ends=failing == "ends"):
         await faust_app.apply_or_exit(apply, batch)
 
 sys.exit(faust_app.run(app))
@@ -130,6 +133,18 @@ def test_reading_starts_at_our_offset_though_the_groups_is_ahead(
     eventually(lambda: "d" in after_a_marker.values())
     assert after_a_marker.read()[0][1:] == ("c", 2)
     assert after_a_marker.stop() == 0
+
+
+def test_the_end_of_a_log_is_told_where_nobody_reads_it(stack: Stack, written: Settings, tmp_path: Path) -> None:
+    """Once it was read up to there, and once."""
+    end = end_offsets(KafkaConfig.of(written), TOPIC, [0])[0]
+    reader = Reader(stack, written, tmp_path, start=0, failing="ends")
+    eventually(lambda: "end" in reader.values(), within_s=60)
+    (last,) = [offset for offset, value, _ in reader.read() if value == "d"]
+    assert last < end - 1
+    assert reader.values() == ["a", "b", "c", "d", "end"]
+    assert reader.read()[-1] == (end, "end", last + 1)
+    assert reader.stop() == 0
 
 
 def test_an_error_that_passes_is_repeated_in_place(stack: Stack, written: Settings, tmp_path: Path) -> None:
