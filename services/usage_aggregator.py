@@ -37,7 +37,7 @@ from services.usage_series import KnownSeries
 log = telemetry.logger("services.usage_aggregator")
 
 EVENTS = telemetry.counter("usage_events_total", "Usage events by what became of them.", "fate")
-BATCH_RECORDS_MAX = 2_000
+BATCH_RECORDS_MAX = 10_000  # of one event each; of many, the bytes bound it
 BATCH_BYTES_MAX = 2_000_000  # about 24,000 events in batches: a transaction of a quarter of a second
 WARY_BATCHES = 20  # after one with a repetition: where there is one there are more
 REJECTED = "usage.rejected"
