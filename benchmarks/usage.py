@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from benchmarks import usage_ceiling, usage_chaos, usage_live
 from benchmarks.usage_load import Load
 from benchmarks.usage_preload import preload
-from benchmarks.usage_system import Progress, System, ends, machine, register, running, until
+from benchmarks.usage_system import Progress, System, ends, largest_mb, machine, register, running, until
 from infra import postgres
 from infra.settings import Settings
 
@@ -42,6 +42,10 @@ class Taken:
     """Microseconds of processor time an event, by part."""
     load: float
     """The machine's load average at the end: others use it, too."""
+    memory_mb: int = 0
+    """The most that any worker had resident."""
+    series: int = 0
+    """That exist at the end."""
 
     @property
     def rate(self) -> float:
@@ -142,23 +146,18 @@ def _aggregate(
         began, before = time.perf_counter(), system.processor_s(processes)
         until(lambda: progress.is_at(reached), within_s=3600, every_s=0.05)
         seconds, after = time.perf_counter() - began, system.processor_s(processes)
-        memory = max(_resident_mb(each.pid) for each in processes)
-        _say(f"largest worker: {memory} MB")
+        memory = largest_mb(processes)
         for each in processes:
             system.stop(each)
-        sums = progress.sums()
+        sums, series = progress.sums(), progress.series()
     differing = len({key for key in sums.keys() | load.sums.keys() if sums.get(key) != load.sums.get(key)})
     used = {name: after[name] - before[name] for name in after}
-    return Taken(events - first, seconds, _an_event(used, events - first), os.getloadavg()[0]), differing
+    counted = events - first
+    return Taken(counted, seconds, _an_event(used, counted), os.getloadavg()[0], memory, series), differing
 
 
 def _an_event(used: dict[str, float], events: int) -> dict[str, float]:
     return {name: round(seconds / events * 1e6, 2) for name, seconds in used.items()}
-
-
-def _resident_mb(pid: int) -> int:
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
 
 
 def _report(chosen: argparse.Namespace, rounds: list[tuple[Taken, Taken]], wrong: int) -> int:
@@ -187,6 +186,8 @@ def _report(chosen: argparse.Namespace, rounds: list[tuple[Taken, Taken]], wrong
             for name, each in (("ceiling", ceiling), ("aggregator", taken)):
                 parts = ", ".join(f"{part} {used:.1f}" for part, used in each.processor_us.items())
                 print(f"{name:12}{each.rate:>10,.0f}{each.rate / ceiling.rate:>7.2f}  {each.load:>5.1f}  {parts}")
+        memory, series = (max(getattr(taken, each) for _, taken in rounds) for each in ("memory_mb", "series"))
+        print(f"largest worker {memory} MB, with {series:,} series")
         print(f"ratio (median) {ratio:.2f}; customers whose sum is not the truth: {wrong}")
     return 1 if wrong or ratio < chosen.least else 0
 

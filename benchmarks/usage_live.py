@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.usage_system import Progress, System, ends, register, tenants, until
+from benchmarks.usage_system import Progress, System, ends, largest_mb, register, tenants, until
 from infra import postgres
 from infra.settings import Settings
 from tallybook_sdk import UsageEvent, UsageProducer
@@ -125,7 +125,7 @@ def run(
         until(lambda: progress.is_at(reached), within_s=DRAINED_S, every_s=0.05)
         drained_s = time.monotonic() - ended
         after = system.processor_s(processes) | {"SDK": own}
-        memory = max(psutil.Process(each.pid).memory_info().rss for each in processes) // 2**20
+        memory = largest_mb(processes)
         for each in processes:
             system.stop(each)
         sums, truth = progress.sums(), _together([each[0] for each in told])

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -215,6 +215,15 @@ class Progress:
         with postgres.transaction(self.pool) as tx:
             return generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
 
+    def series(self) -> int:
+        """How many there are."""
+        with postgres.transaction(self.pool) as tx:
+            tx.execute("SET LOCAL statement_timeout = 0")
+            generation.enter(tx, usage.SET)
+            row = tx.execute("SELECT count(*) FROM usage_series").fetchone()
+        assert row is not None
+        return int(row[0])
+
     def sums(self) -> dict[tuple[str, str], tuple[int, int]]:
         """(Tenant, customer) -> events and sum, over all windows and, which must be the same, over all values."""
         answers = []
@@ -256,6 +265,16 @@ def _processor_s(pid: int, *, children: bool = False) -> float:
             ended = process.cpu_times()
             total += ended.children_user + ended.children_system
     return total
+
+
+def largest_mb(processes: Iterable[subprocess.Popen[bytes]]) -> int:
+    """The most memory that any of them ever had resident."""
+
+    def most(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+    return max(most(each.pid) for each in processes)
 
 
 def machine() -> str:
