@@ -7,9 +7,9 @@ with, upgraded to the newest. The functions at the end are those of the process'
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from billing.envelope import CommandEnvelope, CommandMeta, CommandResult, EventEnvelope, EventMeta
 from billing.metering import RejectedUsage, UsageAmended, UsageBatch, UsageControl, UsageVoided
@@ -22,8 +22,7 @@ from schemas.released import Released, bundled, newest
 from schemas.streams import Stream, declared
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecords:
+class UsageRecords(NamedTuple):
     """A usage batch in raw form: the aggregator's fast path, about twice as fast as dataclasses."""
 
     tenant: str
@@ -71,12 +70,15 @@ class Codec:
         self._registry = registry
         self._prefixes: dict[type, bytes] = {}
         self._by_id: dict[int, bytes] = {}
+        self._known: dict[tuple[str, bytes], tuple[_Writer, _Message]] = {}
+        """By stream and framing, of records that were decoded."""
 
     def use_registry(self, registry: Registry | None) -> None:
         """Write with the ids of `registry` from now on; None: with fingerprints. Part of a process's wiring."""
         self._registry = registry
         self._prefixes.clear()
         self._by_id.clear()
+        self._known.clear()
 
     @cached_property
     def _messages(self) -> dict[type, _Message]:
@@ -189,13 +191,21 @@ class Codec:
             return batch, usage_json.read(value, batch.released.schema)
         header = header_bytes(value)
         assert value is not None
+        known = self._known.get((stream, value[:header]))
+        if known is None:
+            known = self._known[stream, value[:header]] = self._written(value, header, stream)
+        writer, message = known
+        return message, read(writer.schema, value, header, writer.reader)
+
+    def _written(self, value: bytes, header: int, stream: str) -> tuple[_Writer, _Message]:
+        """How `value` was written, and the message that it is. Raises `DecodeError` if it is none of the stream."""
         mark = self._fingerprint(value, header)
         writer = self._writers.get(mark)
         if writer is None or writer.message is None:
             raise DecodeError("unknown_schema", f"fingerprint {mark.hex()} is of no released schema")
         if writer.message.stream.name != stream:
             raise DecodeError("unknown_schema", f"{writer.file_name} is not of the stream {stream}")
-        return writer.message, read(writer.schema, value, header, writer.reader)
+        return writer, writer.message
 
     def _decode(self, value: bytes | None, stream: str) -> Any:
         message, raw = self._raw(value, stream)
