@@ -144,7 +144,7 @@ def _aggregate(
         processes = [system.aggregator(settings, f"w{number}") for number in range(workers)]
         first = until(progress.counted, within_s=STARTED_S, every_s=0.02)
         began, before = time.perf_counter(), system.processor_s(processes)
-        until(lambda: progress.is_at(reached), within_s=3600, every_s=0.05)
+        progress.reach(reached, processes, within_s=3600)
         seconds, after = time.perf_counter() - began, system.processor_s(processes)
         memory = largest_mb(processes)
         for each in processes:

@@ -76,7 +76,7 @@ class Producer(threading.Thread):
     """Sends records at a steady rate, whatever happens to the broker, until it is told to stop."""
 
     def __init__(self, settings: Settings, rate: int, seed: int) -> None:
-        super().__init__(name="producer")
+        super().__init__(name="producer", daemon=True)
         self.truth = Truth()
         self.stopping = threading.Event()
         self.failure: BaseException | None = None

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.usage_system import Progress, System, ends, largest_mb, register, tenants, until
+from benchmarks.usage_system import Progress, System, ends, largest_mb, register, tenants
 from infra import postgres
 from infra.settings import Settings
 from tallybook_sdk import UsageEvent, UsageProducer
@@ -105,7 +105,7 @@ def run(
     with postgres.worker_pool(settings) as pool:
         progress = Progress(settings, pool)
         processes = [system.aggregator(settings, f"w{number}") for number in range(workers)]
-        until(lambda: progress.is_at(registered), within_s=STARTED_S)
+        progress.reach(registered, processes, within_s=STARTED_S)
         for each in senders:
             each.start()
         for _ in senders:
@@ -122,7 +122,7 @@ def run(
         told = [_told(answers, senders) for _ in senders]
         seconds = max(each[1] for each in told)
         reached, ended = ends(settings), time.monotonic()
-        until(lambda: progress.is_at(reached), within_s=DRAINED_S, every_s=0.05)
+        progress.reach(reached, processes, within_s=DRAINED_S)
         drained_s = time.monotonic() - ended
         after = system.processor_s(processes) | {"SDK": own}
         memory = largest_mb(processes)

@@ -210,6 +210,16 @@ class Progress:
         stored = self.stored()
         return all(stored.get(partition, 0) >= end for partition, end in ends.items())
 
+    def reach(self, ends: Mapping[int, int], processes: Iterable[subprocess.Popen[bytes]], within_s: float) -> None:
+        """Return when everything below `ends` is applied, as long as all `processes` live. Raises `TimeoutError`."""
+
+        def is_there() -> bool:
+            ended = [each.returncode for each in processes if each.poll() is not None]
+            assert not ended, f"a worker ended with {ended[0]}"
+            return self.is_at(ends)
+
+        until(is_there, within_s=within_s, every_s=0.05)
+
     def stored(self) -> Mapping[int, int]:
         """Up to where each partition is applied."""
         with postgres.transaction(self.pool) as tx:

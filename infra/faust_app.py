@@ -68,7 +68,7 @@ def create_app(name: str, settings: Settings, *, topics: Sequence[str], stored_o
         topic_disable_leader=True,
         table_standby_replicas=0,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=4 * 1024 * 1024,
+        consumer_max_fetch_size=512 * 1024,  # compressed, of one partition: the next has its turn after that
         broker_request_timeout=30,
         broker_session_timeout=8,  # a killed worker's partitions move within 15 s
         broker_heartbeat_interval=2,
