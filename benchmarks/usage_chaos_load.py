@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REMEMBERED = 5_000  # events of each tenant that may come again or be corrected
 _OF_YESTERDAY = 10  # batches of each tenant that were appended a day ago
 _HELD_BACK = 8  # records that are sent in another order
-_CORRECTED = 0.3  # corrections a batch
+_CORRECTED = 0.1  # corrections a batch; each costs a worker as much as hundreds of events
 
 
 @dataclass(slots=True)
