@@ -7,14 +7,13 @@ order of keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from psycopg import Cursor
 
 from projections import usage_rows
-from projections.usage_rows import Arrival
 from projections.usage_rows import Series as Series
 
 Tx = Cursor[Any]
@@ -110,18 +109,19 @@ class Control(NamedTuple):
     accepted_from: datetime | None
 
 
-def claim(tx: Tx, partition: int, arrivals: Sequence[Arrival], ids: Mapping[Series, int], *, hopeful: bool) -> Taken:
+def claim(tx: Tx, partition: int, rows: Iterable[bytes], events: int, *, hopeful: bool) -> Taken:
     """Insert the events of a partition whose identity is free. What is told of the others is all that is left of them.
 
-    `arrivals` holds no identity twice. `hopeful`: expect that all are free, which is a third quicker if they are.
+    `rows`, as `usage_rows` makes them, are of so many `events` and hold no identity twice. `hopeful`: expect that all
+    are free, which is a third quicker if they are.
     Leaves those that count in the table `incoming`, for `add_values`.
     """
-    if not arrivals:
+    if not events:
         return {}
-    usage_rows.copy(tx, arrivals, ids)
+    usage_rows.copy(tx, rows)
     if hopeful and _all_are_free(tx, partition):
         return {}
-    if tx.execute(_CLAIM_FREE, (partition,)).rowcount == len(arrivals):
+    if tx.execute(_CLAIM_FREE, (partition,)).rowcount == events:
         return {}
     taken = {(offset, index): content.bytes for offset, index, content in tx.execute(_TAKEN, (partition,)).fetchall()}
     tx.execute(_DROP_TAKEN, ([offset for offset, _ in taken], [index for _, index in taken]))

@@ -51,7 +51,7 @@ def amend(tx: Tx, partition: int, amended: Arrival, ids: Mapping[Series, int]) -
     }
     _take_out(tx, asked)
     usage_rows.clear(tx)
-    usage_rows.copy(tx, [amended], ids)
+    usage_rows.copy(tx, usage_rows.rows([amended], ids))
     usage.add_values(tx, partition)
     tx.execute(_MARK_AMENDED, asked)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from billing.period import Period
 from projections.usage import Tx
 from projections.usage_events import Key, Place
-from projections.usage_rows import Arrival
+from projections.usage_rows import Repeat
 
 COPIES_MAX = 20
 """So many of one event are told one by one."""
@@ -34,7 +34,7 @@ class Copies(NamedTuple):
     """At most `COPIES_MAX`, the newest first."""
 
 
-def add(tx: Tx, partition: int, copies: Iterable[Arrival]) -> None:
+def add(tx: Tx, partition: int, copies: Iterable[Repeat]) -> None:
     """Note where events came again. What came once costs nothing."""
     rows = sorted((each.place.tenant, each.identity, each.place, each.batch_index) for each in copies)
     if rows:

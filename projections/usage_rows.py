@@ -6,7 +6,7 @@ Binary, because Postgres then parses nothing, which takes it half the time of th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from psycopg import Cursor
@@ -47,16 +47,25 @@ class Arrival(NamedTuple):
     """What it adds to each series: decimal text or null, and the thing counted or null."""
 
 
+class Repeat(NamedTuple):
+    """An event whose identity was taken."""
+
+    identity: bytes
+    """16 bytes."""
+    place: Place
+    batch_index: int
+
+
 INCOMING = """
 CREATE TEMPORARY TABLE incoming (
     identity       uuid,         -- null in all rows of an event but its first
     content        uuid,
     event_time     timestamptz,
     batch_index    integer,
-    series         bigint,       -- null where the event feeds no meter
     record_offset  bigint,
     appended_at    timestamptz,
     tenant_id      text,
+    series         bigint,       -- null where the event feeds no meter
     customer_id    text,
     number         numeric,
     text_value     text
@@ -68,24 +77,26 @@ _BEGIN, _END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _COLUMNS = 11
 _NULL = b"\xff\xff\xff\xff"
 _EPOCH_US = 946_684_800_000_000  # 2000-01-01, from which Postgres counts
-_FIRST = struct.Struct(">hi16si16siqiiiq").pack
-_FIRST_ALONE = struct.Struct(">hi16si16siqiii").pack  # without a series
-_FURTHER = struct.Struct(">hiiiqiiiq").pack
+_FIRST = struct.Struct(">hi16si16siqii").pack
+_FURTHER = struct.Struct(">hiiiqii").pack
 _RECORD = struct.Struct(">iqiq").pack
+_SERIES = struct.Struct(">iq").pack
 _LENGTH = struct.Struct(">i").pack
 _DIGIT = struct.Struct(">ihhhhh").pack
 _DIGITS = struct.Struct(">ihhhhhh").pack
+_DIGIT_ALONE = struct.Struct(">ihhhhhi").pack
+_DIGITS_ALONE = struct.Struct(">ihhhhhhi").pack
 _ZERO = struct.pack(">ihhhh", 8, 0, 0, 0, 0)
 _NEGATIVE = 0x4000
 PIECE_BYTES = 256 * 1024  # handed to the driver at a time
 
 
-def copy(tx: Cursor[Any], arrivals: Iterable[Arrival], ids: Mapping[Series, int]) -> None:
-    """Put `arrivals` into the table `incoming`, made here for the transaction. `ids`: of every series in them."""
+def copy(tx: Cursor[Any], rows: Iterable[bytes]) -> None:
+    """Put `rows`, as made here, into the table `incoming`, made here for the transaction."""
     tx.execute(INCOMING)
     with tx.copy(_COPY) as out:
         out.write(_BEGIN)
-        for piece in _pieces(arrivals, ids):
+        for piece in rows:
             out.write(piece)
         out.write(_END)
 
@@ -95,39 +106,65 @@ def clear(tx: Cursor[Any]) -> None:
     tx.execute("DROP TABLE IF EXISTS incoming")
 
 
-def _pieces(arrivals: Iterable[Arrival], ids: Mapping[Series, int]) -> Iterable[bytes]:
+def rows(arrivals: Iterable[Arrival], ids: Mapping[Series, int]) -> Iterator[bytes]:
+    """The rows of `arrivals`, in pieces. `ids`: of every series in them."""
     parts: list[bytes] = []
-    add = parts.append
     record, of_record = None, b""
-    customers: dict[str, bytes] = {}
-    numbers: dict[str, bytes] = {"1": _numeric("1")}
     for identity, content, place, index, customer, time_us, contributions in arrivals:
         if place is not record:
-            record = place
-            appended = _RECORD(8, place.offset, 8, place.appended_us - _EPOCH_US)
-            of_record = appended + _text(place.tenant)
+            record, of_record = place, _of_record(place)
             if len(parts) > PIECE_BYTES // 32:
                 yield b"".join(parts)
                 parts.clear()
-        of_customer = customers.get(customer)
-        if of_customer is None:
-            of_customer = customers[customer] = _text(customer)
         at = time_us - _EPOCH_US
-        is_first = True
+        head = _FIRST(_COLUMNS, 16, identity, 16, content, 8, at, 4, index)
+        if not contributions:
+            parts += (head, of_record, counted(None, customer), value(None, None))
         for series, number, text in contributions:
-            if is_first:
-                add(_FIRST(_COLUMNS, 16, identity, 16, content, 8, at, 4, index, 8, ids[series]))
-                is_first = False
-            else:
-                add(_FURTHER(_COLUMNS, -1, -1, 8, at, 4, index, 8, ids[series]))
-            add(of_record)
-            add(of_customer)
-            add(_NULL if number is None else numbers.get(number) or _numeric(number))
-            add(_NULL if text is None else _text(text))
-        if is_first:
-            add(_FIRST_ALONE(_COLUMNS, 16, identity, 16, content, 8, at, 4, index, -1))
-            parts += (of_record, of_customer, _NULL, _NULL)
+            parts += (head, of_record, counted(ids[series], customer), value(number, text))
+            head = _FURTHER(_COLUMNS, -1, -1, 8, at, 4, index)
     yield b"".join(parts)
+
+
+def record_rows(
+    place: Place,
+    indexes: Sequence[int],
+    identities: Sequence[bytes],
+    contents: Sequence[bytes],
+    times_us: Sequence[int],
+    firsts: Sequence[bytes],
+    further: Sequence[tuple[int, bytes]],
+) -> bytes:
+    """The rows of one record's events. `firsts`: of each event what `counted` and `value` made of its first
+    contribution, or of none; `further`: of others, by where the event stands in the sequences."""
+    of_record = _of_record(place)
+    parts: list[bytes] = []
+    for index, identity, content, time_us, first in zip(indexes, identities, contents, times_us, firsts, strict=True):
+        parts += (_FIRST(_COLUMNS, 16, identity, 16, content, 8, time_us - _EPOCH_US, 4, index), of_record, first)
+    for at, more in further:
+        parts += (_FURTHER(_COLUMNS, -1, -1, 8, times_us[at] - _EPOCH_US, 4, indexes[at]), of_record, more)
+    return b"".join(parts)
+
+
+def counted(series: int | None, customer: str) -> bytes:
+    """The columns that tell to what an event is added."""
+    return (_NULL if series is None else _SERIES(8, series)) + _text(customer)
+
+
+def value(number: str | None, text: str | None) -> bytes:
+    """The columns that tell what is added: decimal text, a thing, or neither."""
+    return (_NULL if number is None else _numeric(number)) + (_NULL if text is None else _text(text))
+
+
+def whole(number: int) -> bytes:
+    """`value` of an integer from 1 to 99,999,999."""
+    if number < 10_000:
+        return _DIGIT_ALONE(10, 1, 0, 0, 0, number, -1)
+    return _DIGITS_ALONE(12, 2, 1, 0, 0, *divmod(number, 10_000), -1)
+
+
+def _of_record(place: Place) -> bytes:
+    return _RECORD(8, place.offset, 8, place.appended_us - _EPOCH_US) + _text(place.tenant)
 
 
 def _text(value: str) -> bytes:

@@ -135,6 +135,18 @@ class Codec:
             return UsageRecords(raw["tenant"], raw["events"])
         return self._build(message.converter.decode, raw)  # type: ignore[no-any-return]
 
+    def usage_body(self, value: bytes | None) -> int:
+        """Where in `value` the body begins of a batch that the newest schema wrote in Avro; 0: it is something else."""
+        try:
+            header = header_bytes(value)
+            assert value is not None
+            writer = self._writers.get(self._fingerprint(value, header))
+        except DecodeError:
+            return 0
+        if writer is None or writer.message is not self._messages[UsageBatch] or writer.reader is not None:
+            return 0
+        return header
+
     def encode_rejected(self, rejected: RejectedUsage) -> bytes:
         """Raises `EncodeError`."""
         return self._encode(rejected)
@@ -245,6 +257,7 @@ decode_result = _codec.decode_result
 encode_usage = _codec.encode_usage
 decode_usage = _codec.decode_usage
 decode_usage_records = _codec.decode_usage_records
+usage_body = _codec.usage_body
 encode_rejected = _codec.encode_rejected
 decode_rejected = _codec.decode_rejected
 fingerprint_of = _codec.fingerprint_of

@@ -28,7 +28,8 @@ from infra.settings import Settings
 from projections import generation, usage, usage_pruning, usage_read
 from schemas.codec import decode_event, decode_usage_records
 from schemas.errors import DecodeError
-from services.usage_intake import misaddressed, told_tenant
+from services.usage_intake import misaddressed
+from services.usage_judged import told_tenant
 
 BILLING = "billing.events"
 NO_END = datetime(9999, 12, 31, tzinfo=UTC)
@@ -200,7 +201,7 @@ def events_in(record: Record) -> tuple[str, int]:
     if isinstance(content, UsageVoided | UsageAmended):
         return tenant, 0
     if isinstance(content, UsageControl):
-        return tenant, 0 if misaddressed(record, content) is None else 1
+        return tenant, 0 if misaddressed(record, content.tenant) is None else 1
     return tenant, max(1, len(content.events))
 
 

@@ -23,22 +23,23 @@ from infra import faust_app, postgres, telemetry
 from infra.errors import Conflict
 from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
-from infra.kafka import KafkaConfig, Position, Producer, headers
+from infra.kafka import KafkaConfig, Position, Producer, Record, headers
 from infra.settings import Settings
 from projections import generation, usage, usage_backfill, usage_duplicates, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services import usage_backfilling, usage_correcting, usage_pruning
 from services.usage_backfilling import Backfilling, ReadLog
-from services.usage_intake import WHOLE_RECORD, Fates, Judged, Refusal, judge
+from services.usage_intake import WHOLE_RECORD, judge
+from services.usage_judged import Fates, Judged, Refusal
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
 from services.usage_placing import Layout
-from services.usage_series import KnownSeries
+from services.usage_scanning import Scanners
 
 log = telemetry.logger("services.usage_aggregator")
 
 EVENTS = telemetry.counter("usage_events_total", "Usage events by what became of them.", "fate")
 BATCH_RECORDS_MAX = 10_000  # of one event each; of many, the bytes bound it
-BATCH_BYTES_MAX = 2_000_000  # about 24,000 events in batches: a transaction of a quarter of a second
+BATCH_BYTES_MAX = 8_000_000  # about 85,000 events in batches: a transaction of a second, where so much waits
 WARY_BATCHES = 20  # after one with a repetition: where there is one there are more
 REJECTED = "usage.rejected"
 TEXT_SHOWN_MAX = 500  # of a refusal's texts in its row; the topic has them whole
@@ -164,9 +165,9 @@ class UsageStore:
         self._known: dict[int, _Known] = {}
         self._ahead: dict[int, _Known] = {}
         """By partition: what will be known after the last batch that was foreseen."""
-        self._series = KnownSeries()
+        self._scanners = Scanners(0, layout)
         self._months: set[date] = set()
-        self._series_generation = 0
+        """Of the scanners' generation, those that have tables."""
         self._wary = 0
         """For how many batches more to expect events that came before."""
 
@@ -174,7 +175,7 @@ class UsageStore:
         """Judge `batch` while another is applied; None if too little is known yet. In the order of `apply`."""
         for base in (self._ahead.get(batch.partition), self._known.get(batch.partition)):
             if base is not None and batch and batch.follows <= base.next_offset <= batch[0].offset:
-                judged = judge(batch, base.controls, self._layout)
+                judged = self._judge(batch, base)
                 after = _Known(base.generation, batch.next_offset, base.controls | judged.controls)
                 self._ahead[batch.partition] = after
                 return Foreseen(base, judged)
@@ -223,11 +224,15 @@ class UsageStore:
             known = _Known(number, stored, _controls(tx, batch.partition))
         judged = self._judged_ahead(batch, foreseen, known)
         if judged is None:
-            judged = judge([each for each in batch if each.offset >= stored], known.controls, self._layout)
+            judged = self._judge([each for each in batch if each.offset >= stored], known)
         usage_backfilling.check(tx, batch.partition, judged)
         series = self._write(tx, number, batch.partition, judged)
         failpoint("usage.before_commit")
         return _Known(number, batch.next_offset, known.controls | judged.controls), series, judged
+
+    def _judge(self, records: Sequence[Record], by: _Known) -> Judged:
+        scanners = self._scanners
+        return judge(records, by.controls, self._layout, scanners if scanners.generation == by.generation else None)
 
     def _judged_ahead(self, batch: Batch, foreseen: Foreseen | None, known: _Known) -> Judged | None:
         """What was foreseen, if it was judged by what is `known`: the log alone decides what that is at an offset."""
@@ -241,11 +246,11 @@ class UsageStore:
 
     def _write(self, tx: postgres.Cursor, number: int, partition: int, judged: Judged) -> dict[usage.Series, int]:
         """All rows, and the refusals; returns the series that were not known before."""
-        is_known = self._series_generation == number
+        is_known = self._scanners.generation == number
         months = _months(judged)
         usage.make_months(tx, months - self._months if is_known else months)
         wanted = judged.series()
-        known = self._series.among(wanted) if is_known else {}
+        known = self._scanners.series.among(wanted) if is_known else {}
         new = usage.series_ids(tx, wanted - known.keys())
         for run in judged.runs():
             self._write_run(tx, partition, run, known | new)
@@ -265,7 +270,7 @@ class UsageStore:
 
     def _write_run(self, tx: postgres.Cursor, partition: int, run: Judged, series: Mapping[usage.Series, int]) -> None:
         """What a run counts, then what it corrects."""
-        taken = usage.claim(tx, partition, run.claims, series, hopeful=not self._wary)
+        taken = usage.claim(tx, partition, run.rows(series), run.size, hopeful=not self._wary)
         self._wary = WARY_BATCHES if taken else max(self._wary - 1, 0)
         counted = run.settle(taken)
         failpoint("usage.after_copy")
@@ -277,9 +282,9 @@ class UsageStore:
 
     def _remember(self, number: int, series: Mapping[usage.Series, int], judged: Judged) -> None:
         """Cache what was committed only: the series and months of a transaction that failed do not exist."""
-        if self._series_generation != number:
-            self._series, self._months, self._series_generation = KnownSeries(), set(), number
-        self._series.add(series)
+        if self._scanners.generation != number:
+            self._scanners, self._months = Scanners(number, self._layout), set()
+        self._scanners.series.add(series)
         self._months |= _months(judged)
 
 
@@ -289,7 +294,7 @@ class RecordsMissing(Exception):
 
 def _months(judged: Judged) -> set[date]:
     """First days of the months (UTC) of the events."""
-    times = [each.time_us for each in judged.arrivals()]
+    times = list(judged.times_us())
     ends = {_month(min(times)), _month(max(times))} if times else set()
     return ends if len(ends) < 2 else {_month(each) for each in times}
 

@@ -38,7 +38,7 @@ from projections.usage_backfill import Asked, Key, Pending, Row
 from schemas.codec import UsageRecords, decode_usage, decode_usage_records
 from schemas.errors import DecodeError
 from services.usage_identity import identity_bytes
-from services.usage_intake import Judged
+from services.usage_judged import Judged
 from services.usage_measuring import EPOCH, MICROSECOND, Contribution, Measuring, RawEvent, raw_of
 
 log = telemetry.logger("services.usage_backfilling")

@@ -12,7 +12,7 @@ from infra.failpoints import failpoint
 from infra.postgres import Cursor
 from projections import usage_corrections
 from projections.usage_rows import Series
-from services.usage_intake import Correction, Judged, refuse_correction
+from services.usage_judged import Correction, Judged
 
 
 def apply(tx: Cursor, partition: int, run: Judged, ids: Mapping[Series, int]) -> None:
@@ -23,11 +23,11 @@ def apply(tx: Cursor, partition: int, run: Judged, ids: Mapping[Series, int]) ->
         if standing is None or standing.time < each.oldest:
             # One reason for both: whether it is still kept is no matter of the log.
             said = f"no event ({each.source}, {each.id}) of {each.oldest} or later was counted before this record"
-            refuse_correction(run, each, "unknown_event", said)
+            run.refuse_correction(each, "unknown_event", said)
         elif _changes_nothing(standing, each):
             fates.repeated += 1
         elif standing.voided:
-            refuse_correction(run, each, "event_voided", "the event is voided; send another one with an id of its own")
+            run.refuse_correction(each, "event_voided", "the event is voided; send another one with an id of its own")
         elif each.amended is None:
             usage_corrections.void(tx, partition, each.tenant, each.identity, each.record.offset)
             fates.voided += 1

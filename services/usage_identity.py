@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
 from hashlib import blake2b
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.usage_measuring import RawEvent
 
+_BYTES = 16
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_UUID_LENGTH = 36
+_DASHES = (8, 13, 18, 23)
+_TIME_BYTES = 6  # of a UUIDv7: milliseconds since 1970
+SOURCES_KNOWN_MAX = 10_000
 
-class _Sources(dict[str, Any]):
-    """Source -> a hash that has taken it in already."""
 
-    def __missing__(self, source: str) -> Any:
+class _Source(NamedTuple):
+    """What a source does to the ids of its events."""
+
+    hashed: Any
+    """A hash that has taken it in already."""
+    mask: bytes
+    """What turns a UUID's bits over, but for those of its time."""
+
+
+class _Sources(dict[str, _Source]):
+    def __missing__(self, source: str) -> _Source:
         if len(self) > SOURCES_KNOWN_MAX:
             self.clear()
-        made = self[source] = blake2b(f"{len(source)}:{source}".encode(), digest_size=16)
+        hashed = blake2b(f"{len(source)}:{source}".encode(), digest_size=_BYTES)
+        made = self[source] = _Source(hashed, bytes(_TIME_BYTES) + hashed.digest()[_TIME_BYTES:])
         return made
 
 
-SOURCES_KNOWN_MAX = 10_000
 _sources = _Sources()
-_TIME_BYTES = 5  # of a UUIDv7's 48 bits of milliseconds since 1970: to a quarter of a second
 
 
 def identity_of(source: str, id: str) -> str:
@@ -33,53 +46,77 @@ def identity_of(source: str, id: str) -> str:
 def identity_bytes(source: str, id: str) -> bytes:
     """The same as 16 bytes.
 
-    A hash; but an id that tells when it was made (UUIDv7) keeps its first 40 bits, so that events of one time lie
-    together.
+    A hash. But a UUID, written as is usual, stays one, and only what is not its time is turned over by the source:
+    two of one source never meet, and events of one time lie together.
     """
-    hashed = _sources[source].copy()
+    known = _sources[source]
+    if len(id) == _UUID_LENGTH and _UUID(id):
+        return _turned(bytes.fromhex(id.replace("-", "")), known.mask)
+    hashed = known.hashed.copy()
     hashed.update(id.encode())
     digest: bytes = hashed.digest()
-    if len(id) == 36 and id[14] == "7" and id[8] == id[13] == "-":
-        try:
-            time = bytes.fromhex(id[:8] + id[9:11])
-        except ValueError:
-            return digest
-        if len(time) == _TIME_BYTES:  # white space is skipped
-            return time + digest[_TIME_BYTES:]
     return digest
 
 
-class _Shapes(dict[tuple[str, ...], tuple[str, Callable[[Any], Any]]]):
-    """Names of properties -> the same in order, joined, and what takes their values in that order."""
-
-    def __missing__(self, names: tuple[str, ...]) -> tuple[str, Callable[[Any], Any]]:
-        if len(self) > SHAPES_KNOWN_MAX:
-            self.clear()
-        order = sorted(names)
-        take = itemgetter(*order) if len(order) > 1 else lambda properties: [properties[name] for name in order]
-        made = self[names] = ("\0".join(order), take)
-        return made
+def mask_of(source: str) -> bytes:
+    """What `identities` needs of a source: 16 bytes."""
+    return _sources[source].mask
 
 
-SHAPES_KNOWN_MAX = 10_000
-_shapes = _Shapes()
+def identities(ids: Sequence[bytes], masks: Sequence[bytes]) -> list[bytes] | None:
+    """`identity_bytes` of many at once, if each id is a UUID as is usual; None if one is not."""
+    text = b"".join(ids)
+    digits = text.replace(b"-", b"")
+    if set(map(len, ids)) != {_UUID_LENGTH} or len(digits) != 2 * _BYTES * len(ids):
+        return None
+    if any(text[at::_UUID_LENGTH].count(b"-") != len(ids) for at in _DASHES):
+        return None
+    try:
+        plain = bytes.fromhex(digits.decode("ascii"))
+    except ValueError:  # or UnicodeDecodeError, which is one
+        return None
+    if plain.hex().encode() != digits:  # upper case, or white space
+        return None
+    turned = _turned(plain, b"".join(masks))
+    return [turned[at : at + _BYTES] for at in range(0, len(turned), _BYTES)]
+
+
+def _turned(plain: bytes, mask: bytes) -> bytes:
+    return (int.from_bytes(plain, "big") ^ int.from_bytes(mask, "big")).to_bytes(len(plain), "big")
+
+
+_EMPTY = blake2b(digest_size=_BYTES)
 
 
 def content_of(raw: RawEvent) -> bytes:
     """What two events with the same identity must share to be the same: 16 bytes."""
     properties = raw["properties"]
-    separators = 2 * len(properties) + 2 if properties else 3
-    names, values_of = _shapes[tuple(properties)]
-    text = "\0".join((raw["type"], raw["customer"], str(raw["time"]), names, *values_of(properties)))
-    if text.count("\0") != separators:
-        return _content_with_nul(raw)
-    return blake2b(text.encode(), digest_size=16).digest()
+    parts = [_string(raw["type"]), _string(raw["customer"]), _long(raw["time"])]
+    if properties:
+        named = sorted([(name.encode(), value) for name, value in properties.items()])
+        parts.append(_long(len(named)))
+        parts += [_long(len(name)) + name + _string(value) for name, value in named]
+    return content_hash(b"".join((*parts, b"\0")))
 
 
-def _content_with_nul(raw: RawEvent) -> bytes:
-    """The same of an event with NUL in a name: a length before each part tells them apart."""
-    parts = [raw["type"], raw["customer"], str(raw["time"])]
-    for name, value in sorted(raw["properties"].items()):
-        parts += (name, value)
-    text = "".join([f"{len(each)}:{each}" for each in parts])
-    return blake2b(text.encode(), digest_size=16, person=b"lengths").digest()
+def content_hash(written: bytes) -> bytes:
+    """`content_of` an event whose type, customer, time and properties are `written` in Avro, in one block, by name."""
+    hashed = _EMPTY.copy()
+    hashed.update(written)
+    digest: bytes = hashed.digest()
+    return digest
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return _long(len(data)) + data
+
+
+def _long(value: int) -> bytes:
+    left = value << 1 if value >= 0 else ~(value << 1)
+    made = bytearray()
+    while left > 0x7F:
+        made.append(left & 0x7F | 0x80)
+        left >>= 7
+    made.append(left)
+    return bytes(made)

@@ -7,277 +7,190 @@ what it finds is what all before it left, and what follows it finds what it left
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from billing.errors import Rejected
-from billing.ids import TenantId
-from billing.metering import (
-    ID_LENGTH_MAX,
-    RejectedUsage,
-    UsageAmended,
-    UsageBatch,
-    UsageControl,
-    UsageVoided,
-)
-from billing.placing import partition_of, width_at
+from billing.metering import ID_LENGTH_MAX, UsageAmended, UsageControl, UsageVoided
+from billing.placing import width_at
 from infra.kafka import Record
-from projections.usage import Taken
-from projections.usage_rows import Arrival, Place, Series
-from schemas.codec import UsageRecords, decode_usage_records, encode_usage
+from projections.usage_rows import Arrival, Place
+from schemas.codec import UsageRecords, decode_usage_records, usage_body
 from schemas.errors import DecodeError
 from services.usage_identity import content_of, identity_bytes
-from services.usage_measuring import EPOCH, Measuring, RawEvent, event_of, is_name, raw_of
+from services.usage_judged import Correction, Judged, told_tenant
+from services.usage_measuring import EPOCH, MICROSECOND, Measuring, RawEvent, is_name, raw_of
 from services.usage_placing import Layout
+from services.usage_scanning import Scanned, Scanners
 
 WHOLE_RECORD = -1  # batch_index of a refusal that concerns the whole record
-_MICROSECOND = timedelta(microseconds=1)
+
+_Claims = dict[bytes, Arrival | Scanned]
+"""Of a tenant in a run: identity -> what claims it."""
 
 
-@dataclass(slots=True)
-class Fates:
-    """What became of a tenant's events that were appended in one hour."""
+def judge(
+    records: Iterable[Record], controls: Mapping[str, Measuring], layout: Layout, scanners: Scanners | None = None
+) -> Judged:
+    """What `records`, one partition's in order, come to when the partition measures by `controls` at their start.
 
-    received: int = 0
-    counted: int = 0
-    duplicate: int = 0
-    conflict: int = 0
-    rejected: int = 0
-    voided: int = 0
-    """Corrections, which are no events; those that changed nothing are `repeated`."""
-    amended: int = 0
-    repeated: int = 0
-
-
-class Correction(NamedTuple):
-    """What was counted before is to count as another event, or not at all."""
-
-    record: Record
-    tenant: str
-    source: str
-    id: str
-    identity: bytes
-    oldest: datetime
-    """Events before it are not known one by one any more, and can not be corrected."""
-    amended: Arrival | None
-    """What it is to count as; None: it is voided."""
-
-
-class Refusal(NamedTuple):
-    """Usage that is not counted, and how many events that is."""
-
-    usage: RejectedUsage
-    events: int
-    """0 for a correction."""
-    appended_at: datetime
-
-
-@dataclass(slots=True)
-class Judged:
-    """What a run of records comes to, before it is known which identities are taken. Corrections end it."""
-
-    claims: list[Arrival] = field(default_factory=list)
-    """First event of each identity, in order of the log."""
-    refusals: list[Refusal] = field(default_factory=list)
-    fates: dict[tuple[str, datetime], Fates] = field(default_factory=dict)
-    """By tenant and hour of the append; final after `settle`."""
-    controls: dict[str, Measuring] = field(default_factory=dict)
-    """Tenants that are measured in a new way at the end of all runs."""
-    backfills: list[tuple[Measuring, datetime]] = field(default_factory=list)
-    """Control records of all runs, with their append, that ask for events before them to be counted again."""
-    corrections: list[Correction] = field(default_factory=list)
-    """To be applied when the run's claims are settled, in order of the log."""
-    following: Judged | None = None
-    """What comes after the corrections."""
-    duplicates: list[Arrival] = field(default_factory=list)
-    """Copies of counted events; complete after `settle`."""
-    _records: dict[int, Record] = field(default_factory=dict)
-    """By offset: what the claims came in."""
-    _repeats: list[tuple[int, Arrival]] = field(default_factory=list)
-    """(Place of the claim with that identity, the later arrival)."""
-
-    def runs(self) -> Iterator[Judged]:
-        """This run and those that follow it."""
-        each: Judged | None = self
-        while each is not None:
-            yield each
-            each = each.following
-
-    def arrivals(self) -> Iterator[Arrival]:
-        """What may count, of all runs: claims and amendments."""
-        for run in self.runs():
-            yield from run.claims
-            yield from (each.amended for each in run.corrections if each.amended is not None)
-
-    def series(self) -> set[Series]:
-        """Of all accepted events, repeats included: so the log alone decides which series there are."""
-        found = {made[0] for arrival in self.arrivals() for made in arrival.contributions}
-        for run in self.runs():
-            found.update(made[0] for _, repeat in run._repeats for made in repeat.contributions)
-        return found
-
-    def settle(self, taken: Taken) -> list[Arrival]:
-        """The claims that count. `taken`: those that came too late, by the content of the earlier event.
-
-        Adds the conflicts to `refusals` and completes `fates`.
-        """
-        for fates in self.fates.values():
-            fates.counted = fates.received - fates.rejected
-        late: dict[int, bytes] = {}
-        if taken:
-            places = [(claim.place.offset, claim.batch_index) for claim in self.claims]
-            late = {at: taken[place] for at, place in enumerate(places) if place in taken}
-        for at, content in late.items():
-            self._late_arrival(content, self.claims[at])
-        for at, repeat in self._repeats:
-            self._late_arrival(late.get(at, self.claims[at].content), repeat)
-        return [claim for at, claim in enumerate(self.claims) if at not in late] if late else self.claims
-
-    def _late_arrival(self, first: bytes, late: Arrival) -> None:
-        record = self._records[late.place.offset]
-        tenant = late.place.tenant
-        fates = self.fate(tenant, record)
-        fates.counted -= 1
-        if first == late.content:
-            fates.duplicate += 1
-            self.duplicates.append(late)
-            return
-        fates.conflict += 1
-        detail = "an event with this source and id but other content was counted before"
-        conflict = Rejected("id_conflict", detail, field="id")
-        batch = decode_usage_records(record.value)
-        assert isinstance(batch, UsageRecords)
-        self.refusals.append(_refused_event(tenant, record, late.batch_index, batch.events[late.batch_index], conflict))
-
-    def fate(self, tenant: str, record: Record) -> Fates:
-        """Where to count an event of `record`."""
-        key = (tenant, record.appended_at.replace(minute=0, second=0, microsecond=0))
-        known = self.fates.get(key)
-        if known is None:
-            known = self.fates[key] = Fates()
-        return known
-
-
-def judge(records: Iterable[Record], controls: Mapping[str, Measuring], layout: Layout) -> Judged:
-    """What `records`, one partition's in order, come to when the partition measures by `controls` at their start."""
-    first = judged = Judged()
-    places: dict[str, dict[bytes, int]] = {}
+    `scanners`: of the generation that `controls` are of. They take what they can, which is quicker and comes to the
+    same.
+    """
+    intake = _Intake(controls, layout, scanners)
     for record in records:
+        intake.take(record)
+    return intake.first
+
+
+class _Intake:
+    def __init__(self, controls: Mapping[str, Measuring], layout: Layout, scanners: Scanners | None) -> None:
+        self.first = self._run = Judged()
+        self._controls = controls
+        self._layout = layout
+        self._scanners = scanners
+        self._claims: dict[str, _Claims] = {}
+
+    def take(self, record: Record) -> None:
+        start = usage_body(record.value) if self._scanners is not None else 0
+        if start and self._scan(record, start):
+            return
         try:
             content = decode_usage_records(record.value)
         except DecodeError as error:
-            _refuse_record(judged, record, "", 1, error.reason, error.detail)
-            continue
-        if isinstance(content, UsageVoided | UsageAmended):
-            known = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            _judge_correction(judged, record, content, known, layout)
-            continue
-        if judged.corrections:
-            judged.following = Judged(controls=judged.controls, backfills=judged.backfills)
-            judged, places = judged.following, {}
-        count = len(content.events) if isinstance(content, UsageRecords) else 1
-        if refusal := misaddressed(record, content):
-            _refuse_record(judged, record, told_tenant(content.tenant), max(count, 1), *refusal)
-        elif isinstance(content, UsageControl):
-            known = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            if known is None or content.version > known.control.version:
-                judged.controls[content.tenant] = changed = _measuring(known, content, record)
-                if content.backfill is not None and not _misplaced_record(record, content.tenant, changed, layout):
-                    judged.backfills.append((changed, record.appended_at))
-        elif count == 0:
-            _refuse_record(judged, record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
-        else:
-            measuring = judged.controls.get(content.tenant) or controls.get(content.tenant)
-            if refusal := _misplaced_record(record, content.tenant, measuring, layout):
-                _refuse_record(judged, record, content.tenant, count, *refusal)
-            else:
-                _judge_batch(judged, places.setdefault(content.tenant, {}), record, content, measuring, layout)
-    return first
-
-
-def _judge_correction(
-    judged: Judged, record: Record, content: UsageVoided | UsageAmended, measuring: Measuring | None, layout: Layout
-) -> None:
-    """An amendment must be an event that would be accepted now; if it is not, the old one stays."""
-    told = content.event if isinstance(content, UsageAmended) else content
-    tenant = told_tenant(content.tenant)
-    if refusal := misaddressed(record, content) or _misplaced_record(record, tenant, measuring, layout):
-        _refuse_record(judged, record, tenant, 0, *refusal, source=told.source, id=told.id)
-        return
-    if measuring is None:
-        _refuse_record(judged, record, tenant, 0, "unknown_tenant", _UNKNOWN.format(tenant), "", told.source, told.id)
-        return
-    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
-    identity = identity_bytes(told.source, told.id)
-    amended = None
-    if isinstance(content, UsageAmended):
-        raw = raw_of(content.event)
-        try:
-            made = measuring.contributions(raw, appended_us)
-            if measuring.control.spread:  # by its new time it stays where copies of either meet
-                _check_place(raw, measuring.control, record.partition, layout)
-        except Rejected as e:
-            _refuse_record(judged, record, tenant, 0, e.code, e.detail, f"event.{e.field}", told.source, told.id)
+            self._run.refuse_record(record, "", 1, error.reason, error.detail)
             return
-        place = Place(tenant, record.offset, appended_us)
-        amended = Arrival(identity, content_of(raw), place, 0, raw["customer"], raw["time"], made)
-    oldest = _instant(measuring.oldest_us(appended_us))
-    judged.corrections.append(Correction(record, tenant, told.source, told.id, identity, oldest, amended))
-
-
-def _measuring(known: Measuring | None, control: UsageControl, record: Record) -> Measuring:
-    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
-    if known is None:
-        return Measuring(control, record.offset, record.value or b"", appended_us)
-    return known.followed_by(control, record.offset, record.value or b"", appended_us)
-
-
-def _judge_batch(
-    judged: Judged,
-    places: dict[bytes, int],
-    record: Record,
-    batch: UsageRecords,
-    measuring: Measuring | None,
-    layout: Layout,
-) -> None:
-    """`places`: of the tenant's claims by identity. The loop that all usage passes: each step counts."""
-    if measuring is None:
-        detail = _UNKNOWN.format(batch.tenant)
-        _refuse_record(judged, record, batch.tenant, len(batch.events), "unknown_tenant", detail)
-        return
-    tenant = batch.tenant
-    fates = judged.fate(tenant, record)
-    fates.received += len(batch.events)
-    appended_us = (record.appended_at - EPOCH) // _MICROSECOND
-    place = Place(tenant, record.offset, appended_us)
-    judged._records[record.offset] = record
-    claims, measure, is_spread = judged.claims, measuring.contributions, bool(measuring.control.spread)
-    for index, raw in enumerate(batch.events):
-        try:
-            contributions = measure(raw, appended_us)
-            if is_spread:
-                _check_place(raw, measuring.control, record.partition, layout)
-        except Rejected as refused:
-            fates.rejected += 1
-            judged.refusals.append(_refused_event(tenant, record, index, raw, refused))
-            continue
-        identity = identity_bytes(raw["source"], raw["id"])
-        arrival = Arrival(identity, content_of(raw), place, index, raw["customer"], raw["time"], contributions)
-        at = places.setdefault(identity, len(claims))
-        if at < len(claims):
-            judged._repeats.append((at, arrival))
+        if isinstance(content, UsageVoided | UsageAmended):
+            self._correct(record, content)
+            return
+        self._end_corrections()
+        count = len(content.events) if isinstance(content, UsageRecords) else 1
+        if refusal := misaddressed(record, content.tenant):
+            self._run.refuse_record(record, told_tenant(content.tenant), max(count, 1), *refusal)
+        elif isinstance(content, UsageControl):
+            known = self._measuring(content.tenant)
+            if known is None or content.version > known.control.version:
+                self._run.controls[content.tenant] = changed = _followed(known, content, record)
+                if content.backfill is not None and not _misplaced(record, content.tenant, changed, self._layout):
+                    self._run.backfills.append((changed, record.appended_at))
+        elif count == 0:
+            self._run.refuse_record(record, content.tenant, 1, "empty_batch", "a batch holds at least one event")
         else:
-            claims.append(arrival)
+            measuring = self._measuring(content.tenant)
+            if refusal := _misplaced(record, content.tenant, measuring, self._layout):
+                self._run.refuse_record(record, content.tenant, count, *refusal)
+            elif measuring is None:
+                unknown = _UNKNOWN.format(content.tenant)
+                self._run.refuse_record(record, content.tenant, count, "unknown_tenant", unknown)
+            else:
+                self._judge(record, content.tenant, enumerate(content.events), measuring)
+
+    def _measuring(self, tenant: str) -> Measuring | None:
+        return self._run.controls.get(tenant) or self._controls.get(tenant)
+
+    def _end_corrections(self) -> None:
+        """What follows corrections is a run of its own."""
+        if self._run.corrections:
+            self._run.following = Judged(controls=self._run.controls, backfills=self._run.backfills)
+            self._run, self._claims = self._run.following, {}
+
+    def _scan(self, record: Record, start: int) -> bool:
+        """Take a batch the quick way; False: it is untouched, and must be decoded."""
+        tenant = (record.key or b"").decode(errors="replace")
+        measuring = self._measuring(tenant)
+        if measuring is None or misaddressed(record, tenant) or _misplaced(record, tenant, measuring, self._layout):
+            return False
+        assert self._scanners is not None
+        assert record.value is not None
+        claims = {} if self._run.corrections else self._claims.setdefault(tenant, {})
+        place = Place(tenant, record.offset, _appended_us(record))
+        scanned = self._scanners.of(measuring).scan(record.value, start, place, record.partition, claims)
+        if scanned is None:
+            return False
+        left: list[tuple[int, RawEvent]] = []
+        if scanned.left:
+            try:
+                batch = decode_usage_records(record.value)
+            except DecodeError:
+                return False
+            assert isinstance(batch, UsageRecords)
+            left = [(index, batch.events[index]) for index in scanned.left]
+            if not {identity_bytes(each["source"], each["id"]) for _, each in left}.isdisjoint(scanned.identities):
+                return False  # their order in the log decides
+        self._end_corrections()
+        self._run.scanned.append(scanned)
+        self._run.records[record.offset] = record
+        self._run.fate(tenant, record).received += len(scanned.indexes)
+        self._claims.setdefault(tenant, {}).update(dict.fromkeys(scanned.identities, scanned))
+        self._judge(record, tenant, left, measuring)
+        return True
+
+    def _judge(self, record: Record, tenant: str, events: Iterable[tuple[int, RawEvent]], measuring: Measuring) -> None:
+        """`events` by their places in the record."""
+        run = self._run
+        claims = self._claims.setdefault(tenant, {})
+        fates = run.fate(tenant, record)
+        appended_us = _appended_us(record)
+        place = Place(tenant, record.offset, appended_us)
+        run.records[record.offset] = record
+        for index, raw in events:
+            fates.received += 1
+            try:
+                contributions = measuring.contributions(raw, appended_us)
+                _check_place(raw, measuring.control, record.partition, self._layout)
+            except Rejected as refused:
+                fates.rejected += 1
+                run.refuse_event(tenant, record, index, raw, refused)
+                continue
+            identity = identity_bytes(raw["source"], raw["id"])
+            arrival = Arrival(identity, content_of(raw), place, index, raw["customer"], raw["time"], contributions)
+            first = claims.setdefault(identity, arrival)
+            if first is arrival:
+                run.claims.append(arrival)
+            else:
+                run.repeats.append((first, arrival))
+
+    def _correct(self, record: Record, content: UsageVoided | UsageAmended) -> None:
+        """An amendment must be an event that would be accepted now; if it is not, the old one stays."""
+        told = content.event if isinstance(content, UsageAmended) else content
+        tenant = told_tenant(content.tenant)
+        named = {"source": told.source, "id": told.id}
+        measuring = self._measuring(content.tenant)
+        run = self._run
+        if refusal := misaddressed(record, content.tenant) or _misplaced(record, tenant, measuring, self._layout):
+            run.refuse_record(record, tenant, 0, *refusal, **named)
+            return
+        if measuring is None:
+            run.refuse_record(record, tenant, 0, "unknown_tenant", _UNKNOWN.format(tenant), **named)
+            return
+        appended_us = _appended_us(record)
+        identity = identity_bytes(told.source, told.id)
+        amended = None
+        if isinstance(content, UsageAmended):
+            raw = raw_of(content.event)
+            try:
+                made = measuring.contributions(raw, appended_us)
+                # By its new time it stays where copies of either meet.
+                _check_place(raw, measuring.control, record.partition, self._layout)
+            except Rejected as e:
+                run.refuse_record(record, tenant, 0, e.code, e.detail, f"event.{e.field}", **named)
+                return
+            place = Place(tenant, record.offset, appended_us)
+            amended = Arrival(identity, content_of(raw), place, 0, raw["customer"], raw["time"], made)
+        oldest = _instant(measuring.accepted_us(appended_us)[0])
+        run.corrections.append(Correction(record, tenant, told.source, told.id, identity, oldest, amended))
 
 
 _UNKNOWN = "tenant {!r} is not registered, or its registration has not reached this partition yet"
 
 
-def _misplaced_record(
-    record: Record, tenant: str, measuring: Measuring | None, layout: Layout
-) -> tuple[str, str, str] | None:
+def _followed(known: Measuring | None, control: UsageControl, record: Record) -> Measuring:
+    if known is None:
+        return Measuring(control, record.offset, record.value or b"", _appended_us(record))
+    return known.followed_by(control, record.offset, record.value or b"", _appended_us(record))
+
+
+def _misplaced(record: Record, tenant: str, measuring: Measuring | None, layout: Layout) -> tuple[str, str, str] | None:
     """Reason, detail and field if no usage of the tenant belongs into the record's partition."""
     home = layout.home(tenant)
     if measuring is None or not measuring.control.spread:
@@ -293,27 +206,17 @@ def _misplaced_record(
 
 def _check_place(raw: RawEvent, control: UsageControl, partition: int, layout: Layout) -> None:
     """Raises `Rejected` if an event, in order otherwise, belongs into another partition than its copies would."""
-    width = width_at(control.spread, EPOCH + timedelta(microseconds=raw["time"]))
-    home = layout.home(control.tenant)
-    right = partition_of(home, layout.partitions, width, raw["source"], raw["id"])
+    if not control.spread:
+        return
+    right = layout.place_at(control, raw["time"], raw["source"], raw["id"])
     if right != partition:
+        width = width_at(control.spread, EPOCH + timedelta(microseconds=raw["time"]))
         said = f"it lies in partition {partition}; usage of its time is spread over {width}, it belongs into {right}"
         raise Rejected("key_mismatch", said, field="partition")
 
 
-def _instant(us: int) -> datetime:
-    """The same, or the first that a calendar knows."""
-    try:
-        return EPOCH + timedelta(microseconds=us)
-    except OverflowError:
-        return datetime.min.replace(tzinfo=UTC)
-
-
-def misaddressed(
-    record: Record, content: UsageRecords | UsageControl | UsageVoided | UsageAmended
-) -> tuple[str, str, str] | None:
-    """Reason, detail and field if key or headers do not belong to the tenant in the record."""
-    tenant = content.tenant
+def misaddressed(record: Record, tenant: str) -> tuple[str, str, str] | None:
+    """Reason, detail and field if key or headers do not belong to `tenant`, which the record tells."""
     if not is_name(tenant):
         return "invalid_tenant", f"allowed are 1 to {ID_LENGTH_MAX} printable characters", "tenant"
     if record.key != tenant.encode():
@@ -323,65 +226,13 @@ def misaddressed(
     return None
 
 
-def refuse_correction(judged: Judged, each: Correction, reason: str, detail: str) -> None:
-    """What is to be corrected is not there."""
-    _refuse_record(judged, each.record, each.tenant, 0, reason, detail, "id", each.source, each.id)
+def _appended_us(record: Record) -> int:
+    return (record.appended_at - EPOCH) // MICROSECOND
 
 
-def _refuse_record(
-    judged: Judged,
-    record: Record,
-    tenant: str,
-    events: int,
-    reason: str,
-    detail: str,
-    field: str = "",
-    source: str | None = None,
-    id: str | None = None,
-) -> None:
-    fates = judged.fate(tenant, record)
-    fates.received += events
-    fates.rejected += events
-    usage = RejectedUsage(
-        tenant=TenantId(tenant) if tenant else None,
-        reason=reason,
-        detail=detail,
-        field=field,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        source=source,
-        id=id,
-        original=record.value or b"",
-    )
-    judged.refusals.append(Refusal(usage, events, record.appended_at))
-
-
-def _refused_event(tenant: str, record: Record, index: int, raw: RawEvent, refused: Rejected) -> Refusal:
-    """The refusal of one event; its original is a batch of it alone, ready to be sent again."""
-    usage = RejectedUsage(
-        tenant=TenantId(tenant),
-        reason=refused.code,
-        detail=refused.detail,
-        field=f"events[{index}].{refused.field}" if refused.field else f"events[{index}]",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        index=index,
-        source=raw["source"],
-        id=raw["id"],
-        original=_alone(tenant, raw, record),
-    )
-    return Refusal(usage, 1, record.appended_at)
-
-
-def _alone(tenant: str, raw: RawEvent, record: Record) -> bytes:
+def _instant(us: int) -> datetime:
+    """The same, or the first that a calendar knows."""
     try:
-        return encode_usage(UsageBatch(tenant=TenantId(tenant), events=(event_of(raw),)))
-    except Rejected:  # its time is none that a calendar knows: keep the record it came in
-        return record.value or b""
-
-
-def told_tenant(text: str) -> str:
-    """The tenant that a record tells, under which it is counted; empty where that is no tenant's name."""
-    return text if is_name(text) else ""
+        return EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)

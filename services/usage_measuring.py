@@ -86,7 +86,7 @@ class Measuring:
         Raises:
             Rejected: the event is refused.
         """
-        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // MICROSECOND
+        present_us = self._present_us(appended_us)
         properties: dict[str, str] = raw["properties"]
         compiled = self._by_type.get(raw["type"])
         source, customer = raw["source"], raw["customer"]
@@ -108,10 +108,14 @@ class Measuring:
             return [] if made is None else [made]
         return [made for each in compiled if (made := each.read(tenant, customer, properties, at, source)) is not None]
 
-    def oldest_us(self, appended_us: int) -> int:
-        """The oldest event time that is accepted: what was counted since is known one by one, and can be corrected."""
-        present_us = appended_us if self.control.clock is None else (self.control.clock - EPOCH) // MICROSECOND
-        return max(present_us - self._oldest_us, self.accepted_from_us)
+    def accepted_us(self, appended_us: int) -> tuple[int, int]:
+        """The first and the last event time that is accepted: what was counted since the first is known one by one,
+        and can be corrected."""
+        present_us = self._present_us(appended_us)
+        return max(present_us - self._oldest_us, self.accepted_from_us), present_us + self._ahead_us
+
+    def _present_us(self, appended_us: int) -> int:
+        return appended_us if self.control.clock is None else (self.control.clock - EPOCH) // MICROSECOND
 
     def _is_name(self, text: str) -> bool:
         """`is_name`, remembered for sources and customers that have one."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import tallybook_sdk
-from billing.metering import UsageEvent
+from billing.metering import UsageControl, UsageEvent
 from billing.placing import Spread, partition_of, touched, width_at
 from infra import postgres
 from infra.kafka import partition_for
@@ -14,6 +15,7 @@ from infra.postgres import Cursor
 from infra.settings import Settings
 
 Spreads = tuple[Spread, ...]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Layout:
     def place(self, tenant: str, spread: Spreads, event: UsageEvent) -> int:
         """The partition of an event, in every version of the spread that will ever be."""
         return partition_of(self.home(tenant), self.partitions, width_at(spread, event.time), event.source, event.id)
+
+    def place_at(self, control: UsageControl, time_us: int, source: str, id: str) -> int:
+        """The same of an event told by its time, in microseconds since 1970, source and id."""
+        width = width_at(control.spread, _EPOCH + timedelta(microseconds=time_us))
+        return partition_of(self.home(control.tenant), self.partitions, width, source, id)
 
     def touched(self, tenant: str, spread: Spreads) -> tuple[int, ...]:
         """Every partition in which usage of the tenant may lie."""

@@ -19,7 +19,7 @@ from infra.kafka import Record
 from infra.settings import Settings
 from projections import generation, usage, usage_read
 from services.usage_aggregator import UsageStore
-from services.usage_intake import Refusal
+from services.usage_judged import Refusal
 from tests.stack import Stack
 from tests.usage.making import NOON, TENANT, Home
 

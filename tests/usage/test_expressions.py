@@ -72,8 +72,8 @@ def test_one_event_that_fails_loses_nothing_else() -> None:
     log = opened(meters=[SIZE])
     log.append(batch(event("1", kind="read"), event("2", kind="read", times="3"), event("3", kind="other")))
     made = judge(log.records, {}, Layout(1))
-    claims = made.settle({})
-    assert [[each.number for each in claim.contributions] for claim in claims] == [["3"], []]
+    assert made.settle({}) == 2
+    assert [[each.number for each in claim.contributions] for claim in made.claims] == [["3"], []]
     (refusal,) = made.refusals
     assert (refusal.usage.reason, refusal.usage.field) == ("expression_failed", "events[0].properties.times")
 
@@ -107,5 +107,5 @@ def test_a_control_record_with_a_bad_expression_refuses_its_events_alone() -> No
     log.append(batch(event("1", type="other"), event("2")))
     log.append(control(version=2, meters=[meter(key="n", value="bytes")]))
     made = judge(log.records, {}, Layout(1))
-    assert len(made.settle({})) == 1
+    assert made.settle({}) == 1
     assert [each.usage.reason for each in made.refusals] == ["expression_failed"]

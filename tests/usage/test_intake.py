@@ -18,7 +18,8 @@ from billing.tenant import UsageBounds
 from schemas.codec import decode_usage, encode_usage
 from services.meter_expressions import formula
 from services.usage_identity import content_of, identity_of
-from services.usage_intake import Judged, judge
+from services.usage_intake import judge
+from services.usage_judged import Judged
 from services.usage_measuring import EPOCH, Measuring
 from services.usage_placing import Layout
 from tests.usage.making import METERS, NOON, TENANT, Log, batch, control, event, hours, opened
@@ -36,7 +37,8 @@ def test_an_event_is_counted_and_feeds_each_of_its_meters() -> None:
     log = opened()
     log.append(batch(event("1", region="eu", user="ann", bytes="2.5")))
     made = judged(log)
-    (claim,) = made.settle({})
+    assert made.settle({}) == 1
+    (claim,) = made.claims
     assert {(each.series.meter, each.series.values, each.number, each.text) for each in claim.contributions} == {
         ("calls", ("eu",), "1", None),
         ("bytes", ("eu", ""), "2.5", None),
@@ -78,7 +80,8 @@ def test_a_bad_event_is_refused_by_name_and_takes_no_other_with_it(bad: UsageEve
     log.append(batch(bad, event("good")))
     made = judged(log)
     assert reasons(made) == [(reason, field)]
-    assert [each.identity.hex() for each in made.settle({})] == [identity_of("test", "good")]
+    assert made.settle({}) == len(made.claims)
+    assert [each.identity.hex() for each in made.claims] == [identity_of("test", "good")]
     original = decode_usage(made.refusals[0].usage.original)
     assert original == batch(bad), "the original can be sent again as it is"
 
@@ -89,7 +92,8 @@ def test_the_same_event_in_json_and_in_avro_counts_once() -> None:
     log.append(f'{written},"properties":{{"bytes":1}}}}'.encode(), headers={"tenant": TENANT.encode()})
     log.append(batch(event("1"), event("2")))
     made = judged(log)
-    assert [each.identity.hex() for each in made.settle({})] == [identity_of("test", "1"), identity_of("test", "2")]
+    assert made.settle({}) == len(made.claims)
+    assert [each.identity.hex() for each in made.claims] == [identity_of("test", "1"), identity_of("test", "2")]
     (fates,) = made.fates.values()
     assert (fates.received, fates.counted, fates.duplicate) == (3, 2, 1)
 
@@ -118,7 +122,7 @@ def test_a_record_that_cannot_be_read_is_refused_with_its_bytes(value: bytes | N
     assert [each.usage.reason for each in made.refusals] == [reason]
     assert made.refusals[0].usage.original == (value or b"")
     assert made.refusals[0].usage.offset == 1
-    assert len(made.settle({})) == 1
+    assert made.settle({}) == 1
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_a_record_that_is_not_its_tenants_is_refused_whole(how: dict[str, Any], 
     log.append(batch(event("1"), event("2")), **how)
     made = judged(log)
     assert [(each.usage.reason, each.usage.index, each.events) for each in made.refusals] == [(reason, None, 2)]
-    assert made.settle({}) == []
+    assert made.settle({}) == 0
     (fates,) = made.fates.values()
     assert (fates.received, fates.rejected) == (2, 2)
 
@@ -154,7 +158,7 @@ def test_a_control_record_is_not_believed_under_another_tenants_key() -> None:
     log.append(batch(event("1")))
     made = judged(log)
     assert [each.usage.reason for each in made.refusals] == ["key_mismatch"]
-    assert len(made.settle({})) == 1
+    assert made.settle({}) == 1
 
 
 def test_usage_of_a_tenant_that_is_not_registered_is_refused() -> None:
@@ -174,7 +178,7 @@ def test_meters_switch_at_their_control_record() -> None:
     log.append(batch(event("still")))
     made = judged(log)
     assert [each.usage.id for each in made.refusals] == ["before"]
-    assert len(made.settle({})) == 2
+    assert made.settle({}) == 2
     assert made.controls[TENANT].control.version == 7
 
 
@@ -197,7 +201,7 @@ def test_a_repetition_in_one_record_is_a_duplicate_and_with_other_content_a_conf
     log = opened()
     log.append(batch(event("1"), event("1"), event("1", bytes="2")))
     made = judged(log)
-    assert len(made.settle({})) == 1
+    assert made.settle({}) == 1
     (fates,) = made.fates.values()
     assert (fates.counted, fates.duplicate, fates.conflict) == (1, 1, 1)
     assert [(each.usage.reason, each.usage.index) for each in made.refusals] == [("id_conflict", 2)]
@@ -209,8 +213,8 @@ def test_repetitions_are_compared_with_what_was_counted_first() -> None:
     made = judged(log)
     first = content_of({"type": "api", "customer": "c1", "time": 1, "properties": {}})
     assert first != made.claims[0].content
-    same_as_second = made._repeats[0][1].content
-    assert made.settle({(1, 0): same_as_second}) == []
+    same_as_second = made.repeats[0][1].content
+    assert made.settle({(1, 0): same_as_second}) == 0
     (fates,) = made.fates.values()
     assert (fates.counted, fates.duplicate, fates.conflict) == (0, 1, 1)
 
@@ -329,10 +333,10 @@ def test_neither_order_nor_repetition_changes_what_is_counted(random: Any, ids: 
         for at in range(0, len(order), size):
             log.append(batch(*(event(str(number), bytes=str(number)) for number in order[at : at + size])))
         made = judged(log)
-        claims = made.settle({})
+        assert made.settle({}) == len(made.claims)
         (fates,) = made.fates.values()
         assert fates.received == fates.counted + fates.duplicate == len(order)
-        return sorted((claim.identity, tuple(claim.contributions)) for claim in claims)
+        return sorted((claim.identity, tuple(claim.contributions)) for claim in made.claims)
 
     shuffled = ids[:]
     random.shuffle(shuffled)

@@ -58,7 +58,6 @@ def test_series_are_known_by_their_natural_key() -> None:
 
 def test_the_cache_starts_anew_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_series, "ALL_MAX", 10)
-    monkeypatch.setattr(usage_series, "OFTEN_MAX", 3)
     known = KnownSeries()
     known.add({series(number): number for number in range(1, 11)})
     assert len(known.among([series(number) for number in range(1, 11)])) == 10

@@ -13,7 +13,8 @@ from billing.metering import UsageEvent
 from billing.placing import Spread
 from billing.tenant import UsageBounds
 from infra.kafka import partition_for
-from services.usage_intake import Judged, judge
+from services.usage_intake import judge
+from services.usage_judged import Judged
 from services.usage_placing import Layout
 from tallybook_sdk import Spread as SdkSpread
 from tallybook_sdk.spread import home_of
@@ -77,7 +78,8 @@ def test_an_event_counts_once_whenever_its_copies_were_sent(steps: list[str | tu
             misplaced += 1
         cluster.send(made, known)
     judged = cluster.judged()
-    counted = Counter(claim.identity for made in judged for claim in made.settle({}))
+    assert sum(made.settle({}) for made in judged) == len(sent)
+    counted = Counter(claim.identity for made in judged for claim in made.claims)
     assert len(counted) == len(sent)
     assert set(counted.values()) <= {1}
     refused = [each.usage.reason for made in judged for each in made.refusals]
@@ -93,7 +95,7 @@ def test_an_event_in_a_wrong_partition_is_told_the_right_one_and_takes_no_other_
     made = judge(log.records, {}, LAYOUT)
     right = [each for each in events if LAYOUT.place(TENANT, THREE, each) == home]
     assert 0 < len(right) < len(events)
-    assert len(made.settle({})) == len(right)
+    assert made.settle({}) == len(right)
     for each in made.refusals:
         assert each.usage.id is not None
         belongs = LAYOUT.place(TENANT, THREE, event(each.usage.id, SWITCH))

@@ -21,7 +21,7 @@ from infra.faust_app import Batch
 from projections import generation, usage, usage_read
 from projections.usage_rows import Arrival, Place
 from services.usage_aggregator import RecordsMissing, UsageStore
-from services.usage_intake import Refusal
+from services.usage_judged import Refusal
 from services.usage_placing import Layout
 from tests.usage.conftest import DAY, Bench
 from tests.usage.making import BYTES, CALLS, LAST, LEAST, NOON, PEAK, TENANT, USERS, Log, batch, control, event, opened
