@@ -112,7 +112,7 @@ def asked(partition: int, judged: Judged) -> list[Asked]:
 def _asked(partition: int, backfill: Backfill, measuring: Measuring, appended_at: datetime) -> Asked:
     """Of events that are surely known one by one."""
     control = measuring.control
-    oldest_us = measuring.oldest_us((appended_at - PUBLISH_GRACE - EPOCH) // MICROSECOND)
+    oldest_us = measuring.accepted_us((appended_at - PUBLISH_GRACE - EPOCH) // MICROSECOND)[0]
     begins = max((backfill.from_time - EPOCH) // MICROSECOND, oldest_us)
     return Asked(
         Key(control.tenant, partition, measuring.offset),
