@@ -152,7 +152,7 @@ def embedded(data: Path, env: Mapping[str, str] | None = None) -> Iterator[dict[
         yield {name: state[name] for name in ("kafka", "postgres", "redis")}
     finally:
         supervisor.send_signal(signal.SIGTERM)
-        supervisor.wait(60)
+        supervisor.wait(240)
 
 
 def _started(data: Path, supervisor: subprocess.Popen[bytes]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_closing_a_client_ends_every_wait(handlers: Handlers) -> None:
         eventually(lambda: handlers.records("billing.commands"))
         client.close()
         with pytest.raises(Transient, match="closed"):
-            waiting.result(60)
+            waiting.result(120)
     with pytest.raises(Transient, match="closed"):
         client.send("acme", SELLER, key="test:register", actor="test")
 
@@ -120,7 +120,7 @@ def test_a_cluster_that_cannot_be_reached_is_transient(handlers: Handlers) -> No
     began = time.monotonic()
     with pytest.raises(Transient):
         client.request("acme", SELLER, key="test:register", actor="test", timeout=1)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def test_a_command_lies_in_its_tenants_partition_with_its_headers(stack: Stack) -> None:

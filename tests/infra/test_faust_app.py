@@ -81,7 +81,7 @@ class Reader:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
 
 def transaction(config: KafkaConfig, *values: str, commit: bool = True) -> None:
@@ -156,7 +156,7 @@ def test_an_error_that_passes_is_repeated_in_place(stack: Stack, written: Settin
 
 def test_a_bug_ends_the_process_and_passes_nothing_by(stack: Stack, written: Settings, tmp_path: Path) -> None:
     reader = Reader(stack, written, tmp_path, start=0, failing="bug")
-    assert reader.process.wait(60) == faust_app.CRASHED
+    assert reader.process.wait(240) == faust_app.CRASHED
     assert reader.read() == []
 
 
@@ -166,7 +166,7 @@ def test_a_record_without_a_value_is_a_record(stack: Stack, tmp_path: Path) -> N
     raw = confluent_kafka.Producer(config.client())
     raw.produce(config.named(TOPIC), None, b"t", partition=0)
     raw.produce(config.named(TOPIC), b"after", b"t", partition=0)
-    assert raw.flush(20) == 0
+    assert raw.flush(120) == 0
     reader = Reader(stack, settings, tmp_path, start=0)
     eventually(lambda: "after" in reader.values())
     assert reader.values() == [None, "after"]

@@ -207,7 +207,7 @@ def broken(config: KafkaConfig, each: Topic, count: int, **settings: Any) -> Non
     new = NewTopic(config.named(each.name), num_partitions=count, replication_factor=1, config=changed)
     admin = AdminClient(config.client())
     for future in admin.create_topics([new]).values():
-        future.result(30)
+        future.result(120)
     eventually(lambda: config.named(each.name) in admin.list_topics().topics)
 
 

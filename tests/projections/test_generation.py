@@ -52,7 +52,7 @@ def test_the_swap_waits_for_writers_and_writers_for_the_swap(owner: postgres.Con
     entered, swapped = threading.Event(), threading.Event()
 
     def swap() -> None:
-        entered.wait(10)
+        entered.wait(60)
         with postgres.transaction(pool) as tx:
             generation.swap(tx, "billing", number)
         swapped.set()
@@ -64,7 +64,7 @@ def test_the_swap_waits_for_writers_and_writers_for_the_swap(owner: postgres.Con
         entered.set()
         assert not swapped.wait(0.3)
         assert generation.held(tx, "billing") == 1
-    other.join(10)
+    other.join(60)
     assert swapped.is_set()
     with postgres.transaction(pool) as tx:
         assert generation.enter(tx, "billing", writes=True) == number

@@ -40,7 +40,7 @@ def test_killed_and_started_again_it_projects_every_event_once(
     append(fresh, *logged.values())
     fault = {"TALLYBOOK_FAILPOINT": f"{place}=kill", "TALLYBOOK_INSTANCE": "one"}
     process = stack.start("projector", fresh, **fault)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(240) == -signal.SIGKILL
     process = stack.start("projector", fresh, **fault)  # it fires once per data folder
     wanted = {tenant: len(events) for tenant, events in logged.items()}
     eventually(lambda: reached(pool) == wanted)
@@ -56,7 +56,7 @@ def test_a_missing_event_ends_it_and_nothing_after_the_gap_is_projected(
     events = a_quarter("acme").events
     append(fresh, events[:10], events[12:])
     process = stack.start("projector", fresh)
-    assert process.wait(60) == 70
+    assert process.wait(240) == 70
     assert reached(pool).get("acme", 0) in (0, 10)
     assert "event 13 after 10; 2 are missing" in (fresh.data / "logs" / "projector.log").read_text()
 

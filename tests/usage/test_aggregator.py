@@ -63,7 +63,7 @@ class Aggregators:
             made = control(tenant=tenant, bounds=UsageBounds(oldest_days=4000, ahead_minutes=10_000_000))
             for partition in range(PARTITIONS):
                 self.produce(producer, tenant, encode_usage(made), partition)
-        assert producer.flush(30) == 0
+        assert producer.flush(120) == 0
 
     def produce(
         self, producer: confluent_kafka.Producer, tenant: str, value: bytes | None, partition: int | None = None
@@ -194,7 +194,7 @@ def test_bad_records_go_to_usage_rejected_and_nothing_else_is_lost(aggregators: 
     aggregators.produce(producer, tenant, encode_usage(mixed))
     aggregators.produce(producer, "nobody", encode_usage(batch(event("1"), tenant="nobody")))
     aggregators.produce(producer, tenant, encode_usage(batch(event("6"), tenant=tenant)), 1)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     process = aggregators.start()
     eventually(aggregators.is_caught_up)
     refused = aggregators.rejected()
@@ -238,7 +238,7 @@ def test_usage_of_an_aborted_transaction_never_counts(aggregators: Aggregators) 
     assert aggregators.stack.stop(first) == 0
     plain = confluent_kafka.Producer(aggregators.config.client())
     aggregators.produce(plain, tenant, encode_usage(batch(event("last", bytes="7"), tenant=tenant)))
-    assert plain.flush(30) == 0
+    assert plain.flush(120) == 0
     aggregators.start()
     eventually(lambda: aggregators.total(tenant) == (3, 108))
 
@@ -254,7 +254,7 @@ def test_two_workers_share_the_partitions_and_a_killed_ones_move(aggregators: Ag
             for number in range(first, first + 50):
                 value = encode_usage(batch(event(str(number), NOON + timedelta(seconds=number)), tenant=tenant))
                 aggregators.produce(producer, tenant, value)
-        assert producer.flush(30) == 0
+        assert producer.flush(120) == 0
 
     send(0)
     eventually(aggregators.is_caught_up)
@@ -286,7 +286,7 @@ def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggrega
         producer = confluent_kafka.Producer(aggregators.config.client())
         for tenant in tenants:
             aggregators.produce(producer, tenant, encode_usage(batch(event(str(number)), tenant=tenant)))
-        assert producer.flush(30) == 0
+        assert producer.flush(120) == 0
 
     def shares() -> list[int]:
         """Partitions of each worker, by what they said last."""

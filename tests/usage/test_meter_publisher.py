@@ -89,7 +89,7 @@ def test_every_partition_is_told_and_a_kill_repeats_nothing_new(stack: Stack) ->
     wanted = [each.meta.sequence for each in past if isinstance(each.event, WANTED)]
     own = {"TALLYBOOK_FAILPOINT": "meters.before_commit=kill", "TALLYBOOK_INSTANCE": "one"}
     process = stack.start("meters", settings, **own)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(240) == -signal.SIGKILL
     process = stack.start("meters", settings, **own)
 
     def is_done() -> bool:

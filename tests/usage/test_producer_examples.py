@@ -85,7 +85,7 @@ def test_what_the_kcat_example_sends_is_counted(aggregators: Aggregators, tmp_pa
     for number in range(5):
         value = json.dumps(json.loads(line) | {"tenant": tenant, "id": str(number)})
         producer.produce(topic, value.encode(), tenant.encode(), headers=[("tenant", tenant.encode())])
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     aggregators.start()
     eventually(aggregators.is_caught_up)
     counts = aggregators.fates()[tenant]

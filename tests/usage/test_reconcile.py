@@ -176,7 +176,7 @@ def cut_by_retention(settings: Settings, partition: int, before: int) -> None:
     client = confluent_kafka.admin.AdminClient(settings.kafka_client())
     place = confluent_kafka.TopicPartition(f"{settings.topic_prefix}usage.events", partition, before)
     (done,) = client.delete_records([place]).values()
-    assert done.result(30).low_watermark == before
+    assert done.result(120).low_watermark == before
 
 
 def test_what_retention_removed_is_said_and_is_no_difference(books: Books) -> None:

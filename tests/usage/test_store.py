@@ -102,7 +102,7 @@ def test_a_worker_that_is_overtaken_sends_and_writes_nothing(bench: Bench) -> No
             waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             eventually(lambda: bench.rows(waiting))
         with pytest.raises(Conflict):
-            applying.result(20)
+            applying.result(120)
     slow.apply(Batch(log.records, 0))  # as the loop repeats it: nothing is left to do
     assert sent == []
     assert bench.rows("SELECT count(*) FROM usage_identity") == [(0,)]

@@ -65,7 +65,7 @@ def send(aggregators: Aggregators, numbers: range) -> None:
         for number in numbers:
             value = encode_usage(batch(event(str(number), NOON + timedelta(seconds=number)), tenant=tenant))
             aggregators.produce(producer, tenant, value)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 def test_a_frozen_agent_is_ended_started_again_and_loses_nothing(
