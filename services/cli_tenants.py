@@ -14,6 +14,7 @@ from billing.tenant import SpreadUsage
 from services import cli_clock, cli_world, read_models
 from services.commands import CommandClient
 from services.read_rows import TenantRow
+from services.usage_placing import spread_of
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +38,10 @@ def listed(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 def spread(
     tenant: Annotated[str, typer.Argument(help="Whose usage.")],
-    partitions: Annotated[int, typer.Argument(help="Of the usage log: the tenant's own and those that follow it.")],
+    partitions: Annotated[
+        int | None,
+        typer.Argument(help="Of the usage log: the tenant's own and those that follow it. Left out: show the spread."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--from", help="First event time; default: the earliest that is safe.")
     ] = None,
@@ -47,15 +51,22 @@ def spread(
     What lies on the log stays where it is. Producers must know of the new spread before that time.
     """
     settings = cli_world.settings()
-    if not 1 <= partitions <= settings.usage_partitions:
+    if partitions is not None and not 1 <= partitions <= settings.usage_partitions:
         said = f"{partitions}: allowed are 1 to {settings.usage_partitions}, as the usage log has"
         raise typer.BadParameter(said, param_hint="PARTITIONS")
     with cli_world.reading(settings) as tx:
         row = read_models.tenant(tx, cli_world.the_tenant(tx, tenant))
+        versions = spread_of(tx, tenant)
     assert row is not None
-    command = SpreadUsage(
-        partitions=partitions, effective_from=None if since is None else cli_clock.instant(since, row.zone, "--from")
-    )
+    begins = None if since is None else cli_clock.instant(since, row.zone, "--from")
+    if partitions is None:
+        if begins is not None:
+            raise typer.BadParameter("needed with --from", param_hint="PARTITIONS")
+        typer.echo(f"{tenant}: usage lies in 1 partition of {settings.usage_partitions}")
+        for each in versions:
+            typer.echo(f"from event time {each.effective_from.isoformat()} on in {each.partitions}")
+        return
+    command = SpreadUsage(partitions=partitions, effective_from=begins)
     with CommandClient(settings) as client:
         result = client.request(tenant, command, key=f"cli:spread:{uuid4().hex}", actor=cli_world.ACTOR)
     if result.outcome is Outcome.REJECTED:
@@ -63,7 +74,9 @@ def spread(
     if not result.last_sequence:
         typer.echo(f"{tenant}: usage is spread over {partitions} already; nothing changed")
         return
-    typer.echo(f"{tenant}: usage will be spread over {partitions} partitions; GET /v1/usage/spread tells since when")
+    typer.echo(
+        f"{tenant}: usage will lie in {partitions} partitions; `tallybook tenants spread {tenant}` tells since when"
+    )
 
 
 def _clock(row: TenantRow) -> str:
