@@ -205,6 +205,20 @@ def checkpoints(tx: Tx, projection_set: str, generation: int, topic: str) -> dic
     )
 
 
+def held_checkpoints(tx: Tx, projection_set: str, generation: int, topic: str) -> dict[int, int]:
+    """As `checkpoints`. Waits for the batches on their way; whoever moves one waits until the transaction ends."""
+    return dict(tx.execute(_HOLD_CHECKPOINTS, (projection_set, generation, topic)).fetchall())
+
+
+_HOLD_CHECKPOINTS = """
+SELECT partition, next_offset
+  FROM app.checkpoint
+ WHERE projection = %s AND generation = %s AND topic = %s
+ ORDER BY partition
+   FOR NO KEY UPDATE
+"""
+
+
 def advance(
     tx: Tx, projection_set: str, generation: int, topic: str, partition: int, expected: int, next_offset: int
 ) -> None:

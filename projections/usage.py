@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from psycopg import Cursor
 
-from projections import usage_rows
+from projections import usage_rollup, usage_rows
 from projections.usage_rows import Series as Series
 
 Tx = Cursor[Any]
@@ -43,6 +43,7 @@ COMPARED: Mapping[str, str] = {
           FROM usage_window w
           JOIN usage_series s USING (tenant_id, series)
     """,
+    **usage_rollup.WRONG,
     "usage_fate": "SELECT * FROM usage_fate",
     "usage_duplicate": """
         SELECT d.* FROM usage_duplicate d
@@ -216,6 +217,7 @@ def add_values(tx: Tx, partition: int) -> None:
     it changed. The months of the events exist (`make_months`)."""
     tx.execute(_ADD_VALUES, (partition,))
     tx.execute(_ADD_WINDOWS, (partition,))
+    usage_rollup.add_late(tx, partition)
     tx.execute(_ADD_CHANGES)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from projections import usage, usage_rows
+from projections import usage, usage_rollup, usage_rows
 from projections.usage import Tx
 from projections.usage_rows import Arrival, Series
 
@@ -61,6 +61,7 @@ def _take_out(tx: Tx, asked: Mapping[str, Any]) -> None:
     if touched:
         more = {"series": [series for series, _ in touched], "hours": [hour for _, hour in touched]}
         tx.execute(_COUNT_WINDOWS_AGAIN, {**asked, **more})
+        usage_rollup.follow(tx, asked["tenant"], asked["partition"], asked["offset"], more["series"], more["hours"])
         tx.execute(_ADD_CHANGES, {**asked, **more})
 
 

@@ -1,8 +1,8 @@
 """Usage as a table: what a meter measured, by window of local time, customer and dimensions. Equal to what is billed.
 
-Everything that is applied counts, in the transaction's snapshot. Hourly windows (`usage_window`) are used where an hour
-lies within one window of the answer; the rows decide where a boundary cuts an hour: at the edges of the asked span,
-and at midnight in zones whose offset is no whole hour. Meters whose quantity is no plain aggregate of such rows go the
+Everything that is applied counts, in the statement's snapshot. Sums by day and hourly windows are used where they lie
+within one window of the answer; the rows decide where a boundary cuts them (`usage_cover`). What would have to read too
+much is refused. Meters whose quantity is no plain aggregate of such rows go the
 way that invoices go (`usage_read`), customer by customer.
 """
 
@@ -10,34 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from billing.aggregation import window_start
+from billing.aggregation import next_window, window_start
 from billing.errors import Rejected
 from billing.ids import CustomerId, TenantId
 from billing.metering import Aggregation, Meter, UsageControl
 from billing.period import Period
 from projections import usage_read
 from projections.usage import Tx
+from projections.usage_cover import HOUR, Cover, cover, outwards
+from projections.usage_query_statements import (
+    AGGREGATES,
+    ASKED,
+    DAYS,
+    EDGES,
+    EVENTS,
+    PARTS,
+    ROWS,
+    SERIES,
+    TOTALS,
+    VALUE,
+    WINDOWS,
+)
+from projections.usage_rollup import DAY_SLOTS, NEVER, TOTAL_SLOTS, rolled
 from schemas.codec import decode_usage
 
 UNITS: Final = ("minute", "hour", "day", "week", "month")
 WINDOWS_MAX: Final = 10_000
 ROWS_MAX: Final = 10_000
+EVENTS_MAX: Final = 1_000_000
+"""Read one by one for an answer: a second or two."""
+HOURS_MAX: Final = 1_000_000
+"""Hourly windows of series, likewise: for the greatest and the least, which no sum tells."""
 ONE_BY_ONE_MAX: Final = 1_000
 """Readings of one customer and window, for meters that are no plain aggregate."""
-
-_HOUR = timedelta(hours=1)
-_STEPS: Final = {
-    "minute": timedelta(minutes=1),
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1, hours=2),
-    "week": timedelta(days=7, hours=2),
-    "month": timedelta(days=31, hours=2),
-}
-"""Long enough to reach into the next window, short enough not to pass it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +123,7 @@ def answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
     starts = _starts(question)
     if not _is_plain(question.meter):
         return _one_by_one(tx, tenant, question, starts)
-    statement, parameters = _statement(tenant, question, starts)
+    statement, parameters = _statement(tx, tenant, question, starts)
     rows = tx.execute(statement, parameters).fetchall()
     if len(rows) > ROWS_MAX:
         raise Rejected(
@@ -144,16 +153,12 @@ def _starts(question: Question) -> list[datetime]:
     if unit is None:
         return [period.start]
     made, at = [period.start], window_start(period.start, unit, question.zone)
-    while True:
-        following = window_start(at + _STEPS[unit], unit, question.zone)
-        at = following if following > at else at + _STEPS[unit]
-        if at >= period.end:
-            return made
-        if at > period.start:
-            made.append(at)
+    while (at := next_window(at, unit, question.zone)) < period.end:
+        made.append(at)
         if len(made) > WINDOWS_MAX:
             said = f"more than {WINDOWS_MAX:,} windows; ask for less time or wider windows"
             raise Rejected("too_many_windows", said, field="window")
+    return made
 
 
 def _window(starts: Sequence[datetime], place: int, period: Period) -> Period:
@@ -163,55 +168,79 @@ def _window(starts: Sequence[datetime], place: int, period: Period) -> Period:
 def _is_plain(meter: Meter) -> bool:
     """Whether the quantity follows from the rows by one aggregate: true unless the meter asks for more than that."""
     plain = ("key", "event_type", "aggregation", "value", "dimensions", "filters")
-    return meter.aggregation in _AGGREGATES and all(
+    return meter.aggregation in AGGREGATES and all(
         getattr(meter, each.name) == each.default for each in fields(meter) if each.name not in plain
     )
 
 
-def _statement(tenant: str, question: Question, starts: list[datetime]) -> tuple[str, dict[str, Any]]:
-    by_window, by_row = _AGGREGATES[question.meter.aggregation]
-    whole, split = _hours(question.period, starts)
-    from_rows = by_window is None or question.window == "minute" or len(split) * 2 > whole
+def _statement(tx: Tx, tenant: str, question: Question, starts: list[datetime]) -> tuple[str, dict[str, Any]]:
+    """How the answer is found, and what the statement takes.
+
+    Raises:
+        Rejected: too much would have to be read.
+    """
+    by_window, by_row = AGGREGATES[question.meter.aggregation]
     names = {f"by_{place}": name for place, name in enumerate(question.by)}
     wanted = {f"where_{place}": name for place, name in enumerate(question.where)}
     values = {f"value_{place}": value for place, value in enumerate(question.where.values())}
-    asked = _ASKED.format(
-        customer="s.customer_id" if question.by_customer else "NULL::text",
-        dimensions=", ".join(_VALUE.format(name=name) for name in names),
-        only="AND s.customer_id = %(customer)s" if question.customer is not None else "",
-        where="".join(f" AND {_VALUE.format(name=n)} = %({v})s" for n, v in zip(wanted, values, strict=True)),
-    )
-    parameters = {
+    filled = {
+        "customer": "s.customer_id" if question.by_customer else "NULL::text",
+        "dimensions": ", ".join(VALUE.format(name=name) for name in names),
+        "only": "AND s.customer_id = %(customer)s" if question.customer is not None else "",
+        "where": "".join(f" AND {VALUE.format(name=n)} = %({v})s" for n, v in zip(wanted, values, strict=True)),
+    }
+    parameters: dict[str, Any] = {
         "tenant": tenant,
         "meter": question.meter.key,
         "customer": question.customer,
         "start": question.period.start,
         "end": question.period.end,
         "starts": starts,
-        "first": _up(question.period.start),
-        "last": _down(question.period.end),
-        "split": split,
-        "edge_starts": [max(each, question.period.start) for each in split],
-        "edge_ends": [min(each + _HOUR, question.period.end) for each in split],
         "limit": ROWS_MAX + 1,
+        **names,
+        **wanted,
+        **values,
     }
-    kept = "text_value" if question.meter.aggregation is Aggregation.UNIQUE else "number"
-    parts = _ROWS.format(quantity=by_row, kept=kept) if from_rows else _WINDOWS.format(quantity=by_window)
-    return asked + parts, parameters | names | wanted | values
+    together = question.customer is None and not question.by_customer
+    sums = TOTALS.format(**filled) if together else DAYS
+    slots = TOTAL_SLOTS if together else DAY_SLOTS
+    until = rolled(tx).until
+    asked = ASKED.format(**filled)
+    if by_window is None:
+        _check_rows(tx, asked, sums, parameters, outwards([(question.period.start, question.period.end)], until, slots))
+        kept = "text_value" if question.meter.aggregation is Aggregation.UNIQUE else "number"
+        return asked + ROWS.format(quantity=by_row, kept=kept), parameters
+    is_summed = question.meter.aggregation in (Aggregation.COUNT, Aggregation.SUM)
+    made = cover(starts, question.period.end, until if is_summed else NEVER, slots)
+    _check_rows(tx, asked, sums, parameters, outwards(made.edges, until, slots))
+    if not is_summed:
+        _check_windows(tx, asked, parameters, made)
+    parts = [sums] * bool(made.slices) + [WINDOWS] * bool(made.hours) + [EDGES] * bool(made.edges)
+    return asked + PARTS.format(quantity=by_window, parts="UNION ALL".join(parts)), parameters | made.given()
 
 
-def _hours(period: Period, starts: Iterable[datetime]) -> tuple[int, list[datetime]]:
-    """How many hours the period touches, and which of them a boundary cuts."""
-    cut = {_down(each) for each in (*starts, period.end) if _down(each) != each}
-    return (_up(period.end) - _down(period.start)) // _HOUR, sorted(cut)
+def _check_rows(tx: Tx, asked: str, sums: str, parameters: dict[str, Any], rows: Cover) -> None:
+    parts = [sums] * bool(rows.slices) + [WINDOWS] * bool(rows.hours)
+    if not parts:
+        return
+    found = tx.execute(asked + EVENTS.format(parts="UNION ALL".join(parts)), parameters | rows.given()).fetchone()
+    if found is not None and found[0] > EVENTS_MAX:
+        raise Rejected(
+            "too_much_to_read",
+            f"about {found[0]:,} events would have to be read one by one; allowed are {EVENTS_MAX:,}: ask for less"
+            " time, one customer, or windows and a span that begin on whole hours",
+        )
 
 
-def _down(instant: datetime) -> datetime:
-    return instant.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def _up(instant: datetime) -> datetime:
-    return _down(instant) if _down(instant) == instant else _down(instant) + _HOUR
+def _check_windows(tx: Tx, asked: str, parameters: dict[str, Any], made: Cover) -> None:
+    hours = sum((end - start) // HOUR for start, end in made.hours)
+    found = tx.execute(asked + SERIES, parameters).fetchone()
+    if found is not None and found[0] * hours > HOURS_MAX:
+        raise Rejected(
+            "too_much_to_read",
+            f"{found[0]:,} series by {hours:,} hours would have to be read one by one; allowed are {HOURS_MAX:,}: ask"
+            " for less time or one customer",
+        )
 
 
 def _one_by_one(tx: Tx, tenant: str, question: Question, starts: list[datetime]) -> list[Answer]:
@@ -245,64 +274,3 @@ def _customers(tx: Tx, tenant: str, meter: Meter) -> list[str]:
         (tenant, meter.key),
     ).fetchall()
     return [customer for (customer,) in rows]
-
-
-_LAST = "(array_agg(number ORDER BY event_time DESC, partition DESC, record_offset DESC, batch_index DESC))[1]"
-
-_AGGREGATES: Final[Mapping[Aggregation, tuple[str | None, str]]] = {
-    Aggregation.COUNT: ("sum(events)", "count(number)::numeric"),
-    Aggregation.SUM: ("sum(total)", "sum(number)"),
-    Aggregation.MAX: ("max(highest)", "max(number)"),
-    Aggregation.MIN: ("min(lowest)", "min(number)"),
-    Aggregation.LATEST: (None, _LAST),
-    Aggregation.UNIQUE: (None, "count(DISTINCT text_value)::numeric"),
-}
-"""How windows and how rows come to the quantity; None: only rows can."""
-
-# A series that was recorded under other dimensions has empty values for those it lacks.
-_VALUE = "coalesce(s.dimension_values[array_position(s.dimension_names, %({name})s::text)], '')"
-
-_ASKED = """
-WITH asked AS (
-         SELECT s.series, {customer} AS customer, ARRAY[{dimensions}]::text[] AS dimensions
-           FROM usage_series s
-          WHERE s.tenant_id = %(tenant)s AND s.meter = %(meter)s {only}{where}),
-"""
-
-_ROWS = """
-     rows AS (
-         SELECT width_bucket(v.event_time, %(starts)s::timestamptz[]) AS bucket, a.customer, a.dimensions,
-                v.number, v.text_value, v.event_time, v.partition, v.record_offset, v.batch_index
-           FROM asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-          WHERE v.event_time >= %(start)s AND v.event_time < %(end)s AND v.{kept} IS NOT NULL
-            AND v.voided_offset IS NULL)
-SELECT bucket, customer, dimensions, trim_scale({quantity}), count(*)
-  FROM rows
- GROUP BY bucket, customer, dimensions
- ORDER BY bucket, customer, dimensions
- LIMIT %(limit)s
-"""
-
-_WINDOWS = """
-     parts AS (
-         SELECT width_bucket(w.hour, %(starts)s::timestamptz[]) AS bucket, a.customer, a.dimensions,
-                w.events, w.total, w.lowest, w.highest
-           FROM asked a
-           JOIN usage_window w ON w.tenant_id = %(tenant)s AND w.series = a.series
-          WHERE w.hour >= %(first)s AND w.hour < %(last)s
-            AND w.hour <> ALL (%(split)s::timestamptz[]) AND w.total IS NOT NULL AND w.events > 0
-          UNION ALL
-         SELECT width_bucket(v.event_time, %(starts)s::timestamptz[]), a.customer, a.dimensions,
-                1, v.number, v.number, v.number
-           FROM unnest(%(edge_starts)s::timestamptz[], %(edge_ends)s::timestamptz[]) AS e (start, stop)
-          CROSS JOIN asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-                             AND v.event_time >= e.start AND v.event_time < e.stop
-          WHERE v.number IS NOT NULL AND v.voided_offset IS NULL)
-SELECT bucket, customer, dimensions, trim_scale({quantity}), sum(events)::bigint
-  FROM parts
- GROUP BY bucket, customer, dimensions
- ORDER BY bucket, customer, dimensions
- LIMIT %(limit)s
-"""

@@ -25,9 +25,9 @@ from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, Record, headers
 from infra.settings import Settings
-from projections import generation, usage, usage_backfill, usage_duplicates, usage_rows
+from projections import generation, usage, usage_backfill, usage_duplicates, usage_rollup, usage_rows
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
-from services import usage_backfilling, usage_correcting, usage_pruning
+from services import usage_backfilling, usage_correcting, usage_pruning, usage_rolling
 from services.usage_backfilling import Backfilling, ReadLog
 from services.usage_intake import WHOLE_RECORD, judge
 from services.usage_judged import Fates, Judged, Refusal
@@ -57,7 +57,8 @@ def main(settings: Settings) -> int:
     pool = postgres.worker_pool(settings)
     producer = Producer(KafkaConfig.of(settings))
     read = usage_backfilling.reader(KafkaConfig.of(settings))
-    threading.Thread(target=usage_pruning.run, args=(settings, threading.Event()), name="pruning", daemon=True).start()
+    for name, work in (("pruning", usage_pruning.run), ("rolling", usage_rolling.run)):
+        threading.Thread(target=work, args=(settings, threading.Event()), name=name, daemon=True).start()
     return faust_app.run(
         build(settings, pool, UsageStore(pool, Layout(settings.usage_partitions), publisher(producer), read=read))
     )
@@ -217,6 +218,8 @@ class UsageStore:
             return None
         if stored < batch.follows:
             raise RecordsMissing(f"{usage.TOPIC}/{batch.partition} stands at {stored}; next came {batch.follows}")
+        if stored == 0:
+            usage_rollup.hold(tx)
         # The checkpoint first: a worker that lost the partition waits here, and neither writes nor sends.
         generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, batch.next_offset)
         known = self._known.get(batch.partition)
