@@ -117,8 +117,22 @@ def answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
     `tx` has entered the generation of usage.
 
     Raises:
-        Rejected: a dimension is not the meter's, or the answer would be too large.
+        Rejected: a dimension is not the meter's, the answer would be too large, or it would read too much.
     """
+    try:
+        return _answers(tx, tenant, question)
+    except Exception as error:
+        if getattr(error, "sqlstate", None) != _TOOK_TOO_LONG:
+            raise
+        raise Rejected(
+            "too_much_to_read", "it would take longer than a statement may: ask for less time or one customer"
+        ) from error
+
+
+_TOOK_TOO_LONG = "57014"
+
+
+def _answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
     _check(question)
     starts = _starts(question)
     if not _is_plain(question.meter):

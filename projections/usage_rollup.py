@@ -75,7 +75,10 @@ def step(tx: Tx) -> Rolled:
     start = max(now.until, _first(tx) or now.following)
     end = min(start.replace(hour=0) + DAY, now.following)
     if start < end:
-        tx.execute(_SLOTS.format(source=_BEFORE), {"start": start, "end": end})
+        noted = tx.execute("SELECT partitions, offsets FROM usage_rolled").fetchone()
+        assert noted is not None
+        asked = {"start": start, "end": end, "partitions": noted[0], "offsets": noted[1]}
+        tx.execute(_SLOTS.format(source=_BEFORE), asked)
         _add(tx)
     until = max(end, now.until)
     tx.execute("UPDATE usage_rolled SET until = %s", (until,))
@@ -118,17 +121,19 @@ def _add(tx: Tx) -> None:
 
 _SLOTS = """
 CREATE TEMPORARY TABLE slots ON COMMIT DROP AS
-SELECT tenant_id, series, partition, day, slot, sum(sign)::bigint AS events, sum(number * sign) AS total
-  FROM (SELECT *, (event_time AT TIME ZONE 'UTC')::date AS day,
-               floor(extract(epoch FROM event_time - date_trunc('day', event_time, 'UTC')) / 900)::integer AS slot
-          FROM ({source}) AS each) AS placed
- GROUP BY tenant_id, series, partition, day, slot
+SELECT tenant_id, series, partition, (start AT TIME ZONE 'UTC')::date AS day,
+       (date_part('epoch', start - date_trunc('day', start, 'UTC')) / 900)::integer AS slot, events, total
+  FROM (SELECT min(tenant_id) AS tenant_id, series, partition,
+               date_bin('15 minutes', event_time, timestamptz 'epoch') AS start,
+               sum(sign)::bigint AS events, sum(number * sign) AS total
+          FROM ({source}) AS each
+         GROUP BY series, partition, start) AS quarters
 """
 
 _BEFORE = """
 SELECT v.tenant_id, v.series, v.event_time, v.number, v.partition, 1 AS sign
   FROM usage_value v
-  JOIN (SELECT unnest(partitions) AS partition, unnest(offsets) AS below FROM usage_rolled) AS c USING (partition)
+  JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS c (partition, below) USING (partition)
  WHERE v.event_time >= %(start)s AND v.event_time < %(end)s
    AND v.record_offset < c.below AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
 """

@@ -309,6 +309,16 @@ def test_what_would_read_too_much_is_refused(bench: Bench, monkeypatch: pytest.M
         assert ask(bench, Question(meter=BYTES, period=Period(days.start.replace(minute=0), days.end), window="day"))
 
 
+def test_what_takes_too_long_is_refused(bench: Bench) -> None:
+    with postgres.connect(bench.owner) as holding, postgres.transaction(bench.pool) as tx:
+        generation.enter(holding.cursor(), usage.SET)
+        holding.execute("LOCK TABLE usage_series")
+        generation.enter_all(tx)
+        tx.execute("SET LOCAL statement_timeout = 100")
+        with pytest.raises(Rejected, match="longer than a statement may"):
+            usage_query.answers(tx, TENANT, Question(meter=CALLS, period=Period(NOON, NOON + timedelta(hours=1))))
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_each_instant_is_covered_once(seed: int) -> None:
     chance = random.Random(seed)
