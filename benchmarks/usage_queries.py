@@ -276,25 +276,30 @@ def percentile(taken: list[float], percent: int) -> float:
 @contextmanager
 def database(events: int, kept: str | None, keep: bool) -> Iterator[Settings]:
     """A filled database: of its own, dropped at the end unless it is to be kept; or one that was kept."""
-    long = {"statement_timeout": timedelta(hours=2), "api_statement_timeout": timedelta(minutes=2)}
+    long: dict[str, Any] = {"statement_timeout": timedelta(hours=2), "api_statement_timeout": timedelta(minutes=2)}
     if kept is not None:
         yield Settings(postgres=kept, **long)
         return
-    with server() as owner:
-        name = f"bench{uuid4().hex[:8]}"
-        url = postgres.create_database(owner, name)
-        settings = Settings(postgres=url, **long)
-        try:
-            migrate(settings)
-            with postgres.connect(url) as connection, connection.cursor() as tx:
-                generation.ensure(tx)
-            print(f"filled in {fill(settings, events):.0f} s")
-            yield settings
-        finally:
-            if keep:
-                print(f"kept: {url}")
-            else:
-                postgres.drop_database(owner, name)
+    with server() as owner, prepared(owner, keep=keep, **long) as settings:
+        print(f"filled in {fill(settings, events):.0f} s")
+        yield settings
+
+
+@contextmanager
+def prepared(owner: str, *, keep: bool = False, **more: Any) -> Iterator[Settings]:
+    """An empty database of its own on the server of `owner`."""
+    name = f"bench{uuid4().hex[:8]}"
+    settings = Settings(postgres=postgres.create_database(owner, name), **more)
+    try:
+        migrate(settings)
+        with postgres.connect(settings.postgres) as connection, connection.cursor() as tx:
+            generation.ensure(tx)
+        yield settings
+    finally:
+        if keep:
+            print(f"kept: {settings.postgres}")
+        else:
+            postgres.drop_database(owner, name)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from psycopg import Cursor
 Tx = Cursor[Any]
 
 DAY: Final = timedelta(days=1)
-DAY_SLOTS: Final = 24
+DAY_SLOTS: Final = 48
 """Of a row of usage_day."""
 TOTAL_SLOTS: Final = 96
 """Of a row of usage_total."""

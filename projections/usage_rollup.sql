@@ -2,7 +2,7 @@
 -- them: they follow in the background, an hour at a time (`usage_rollup`), and until they do the windows answer.
 -- Each array holds running sums: of the day's first slot, of its first two, ... of all of it.
 
--- Of each series; 24 slots of an hour.
+-- Of each series; 48 slots of half an hour.
 CREATE TABLE usage_day (
     tenant_id  text      NOT NULL,
     series     bigint    NOT NULL,

@@ -271,7 +271,7 @@ def test_a_generation_from_before_gets_its_sums(bench: Bench) -> None:
         assert tx.execute(_DEFINED).fetchall() == made
     bench.apply(log.records)
     roll(bench.pool, GO_ON, NOON + timedelta(days=1))
-    assert bench.rows("SELECT sum(events[24]) FROM usage_day") == [(2,)]
+    assert bench.rows("SELECT sum(events[48]) FROM usage_day") == [(2,)]
     assert wrong(bench) == {}
 
 
@@ -325,7 +325,7 @@ def test_each_instant_is_covered_once(seed: int) -> None:
     ends = sorted(
         {NOON + timedelta(minutes=chance.randrange(5_000), seconds=chance.choice([0, 0, 1])) for _ in range(9)}
     )
-    until, slots = NOON + timedelta(hours=chance.randrange(-5, 90)), chance.choice([24, 96])
+    until, slots = NOON + timedelta(hours=chance.randrange(-5, 90)), chance.choice([48, 96])
     made = cover(ends[:-1], ends[-1], until, slots)
     spans = [(each, False) for each in made.hours + made.edges]
     for window, day, after, upto in made.slices:
