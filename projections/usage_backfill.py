@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from projections import usage_rollup
 from projections.generation import Stale
 from projections.usage import SET, TOPIC, Tx
 
@@ -206,12 +207,14 @@ def switch(tx: Tx, generation: int, backfill: Pending) -> None:
     }
     tx.execute("SET LOCAL statement_timeout = 0")
     _one(tx.execute(_DONE, asked).rowcount, key)
+    usage_rollup.stop(tx)
     tx.execute(_TOUCHED)
     tx.execute(_TAKE_OUT, asked)
     tx.execute(_PUT_IN, asked)
     # Windows tell of all rows, so no row may come meanwhile: the checkpoint is what the aggregator writes first.
     tx.execute(_HOLD_PARTITION, asked)
     tx.execute(_COUNT_WINDOWS, asked)
+    usage_rollup.follow_touched(tx, key.tenant, key.partition, key.offset)
     tx.execute(_ADD_CHANGES, asked)
     _forget_prepared(tx, key)
 

@@ -107,10 +107,24 @@ def add_late(tx: Tx, partition: int) -> None:
 
 
 def follow(tx: Tx, tenant: str, partition: int, offset: int, series: Sequence[int], hours: Sequence[datetime]) -> None:
-    """Take out of the sums what counts no more since `offset` of the partition, in these hours of these series."""
+    """Let the sums follow what counts, or counts no more, since `offset` of the partition, in these hours of series."""
     asked = {"tenant": tenant, "partition": partition, "offset": offset, "series": series, "hours": hours}
-    tx.execute(_SLOTS.format(source=_CHANGED), asked)
+    touched = "unnest(%(series)s::bigint[], %(hours)s::timestamptz[]) AS each (series, hour)"
+    tx.execute(_SLOTS.format(source=_CHANGED.format(touched=touched)), asked)
     _add(tx)
+
+
+def follow_touched(tx: Tx, tenant: str, partition: int, offset: int) -> None:
+    """As `follow`, of each (series, hour) in the table `touched`; the sums have to `stop` before."""
+    asked = {"tenant": tenant, "partition": partition, "offset": offset}
+    tx.execute(_SLOTS.format(source=_CHANGED.format(touched="touched")), asked)
+    _add(tx)
+
+
+def stop(tx: Tx) -> None:
+    """Let the sums go no further until the transaction ends: for who changes what counted at an earlier offset. Taken
+    before the position of a partition is held."""
+    tx.execute("SELECT FROM usage_rolled FOR SHARE")
 
 
 def _add(tx: Tx) -> None:
@@ -135,7 +149,8 @@ SELECT v.tenant_id, v.series, v.event_time, v.number, v.partition, 1 AS sign
   FROM usage_value v
   JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS c (partition, below) USING (partition)
  WHERE v.event_time >= %(start)s AND v.event_time < %(end)s
-   AND v.record_offset < c.below AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
+   AND coalesce(v.counts_from, v.record_offset) < c.below
+   AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
 """
 
 _HAS_LATE = """
@@ -150,12 +165,13 @@ SELECT tenant_id, series, event_time, number, %(partition)s AS partition, 1 AS s
 
 # Below the offset that was noted for the sums that are on their way, they are made of what is left.
 _CHANGED = """
-SELECT v.tenant_id, v.series, v.event_time, v.number, v.partition, -1 AS sign
-  FROM (SELECT DISTINCT * FROM unnest(%(series)s::bigint[], %(hours)s::timestamptz[])) AS t (series, hour)
+SELECT v.tenant_id, v.series, v.event_time, v.number, v.partition,
+       CASE WHEN v.voided_offset = %(offset)s THEN -1 ELSE 1 END AS sign
+  FROM (SELECT DISTINCT series, hour FROM {touched}) AS t
  CROSS JOIN usage_rolled r
   JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = t.series
                     AND v.event_time >= t.hour AND v.event_time < t.hour + interval '1 hour'
- WHERE v.partition = %(partition)s AND v.voided_offset = %(offset)s
+ WHERE v.partition = %(partition)s AND (v.voided_offset = %(offset)s OR v.counts_from = %(offset)s)
    AND v.event_time < CASE WHEN %(offset)s < coalesce(r.offsets[array_position(r.partitions, %(partition)s)], 0)
                            THEN r.until ELSE r.following END
 """

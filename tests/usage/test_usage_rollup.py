@@ -27,6 +27,7 @@ from schemas.codec import UsageMessage
 from services.usage_aggregator import UsageStore
 from services.usage_placing import Layout
 from services.usage_rolling import roll
+from tests.usage import test_backfilling
 from tests.usage.conftest import Bench
 from tests.usage.making import BYTES, CALLS, NOON, PEAK, TENANT, USERS, Log, amendment, batch, control, event, void
 
@@ -252,6 +253,28 @@ def test_sums_follow_while_workers_write(bench: Bench) -> None:
     assert wrong(bench) == {}
     question = Question(meter=BYTES, period=Period(NOON - timedelta(days=5), NOON + timedelta(days=5)), window="day")
     assert ask(bench, question) == by_the_book(question, sent)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_follow_what_is_counted_again(bench: Bench, seed: int) -> None:
+    """A backfill changes what counted at an offset of the past: before the sums were there, meanwhile, or after."""
+    chance = random.Random(seed)
+    log = test_backfilling.some_log(chance)
+    beside, own = test_backfilling.worker(bench, log), test_backfilling.store(bench, log)
+    at = 0
+    while at < len(log.records):
+        size = chance.choice([1, 2, 5])
+        bench.apply(log.records[at : at + size], store=own)
+        at += size
+        if chance.random() < 0.4:
+            roll(bench.pool, chance.choice([STOP, GO_ON]), NOON + timedelta(minutes=chance.randrange(-6_000, 300)))
+        if chance.random() < 0.3:
+            beside.finish()
+            assert wrong(bench) == {}
+    beside.finish()
+    assert wrong(bench) == {}
+    roll(bench.pool, GO_ON, NOON + timedelta(days=30))
+    assert wrong(bench) == {}
 
 
 def test_a_generation_from_before_gets_its_sums(bench: Bench) -> None:
