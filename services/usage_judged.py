@@ -97,15 +97,17 @@ class Judged:
 
     def rows(self, ids: Mapping[Series, int]) -> Iterator[bytes]:
         """The rows of the run's claims. `ids`: of every series of `series`."""
-        yield from (each.rows for each in self.scanned)
+        yield from (each.rows(ids) for each in self.scanned)
         yield from usage_rows.rows(self.claims, ids)
 
     def series(self) -> set[Series]:
-        """Of all accepted events, repeats included, but for the scanned: theirs are known."""
+        """Of all accepted events, repeats included, but for those that the scanners know."""
         found: set[Series] = set()
         for run in self.runs():
             amended = [each.amended for each in run.corrections if each.amended is not None]
             repeats = [repeat for _, repeat in run.repeats]
+            for scanned in run.scanned:
+                found |= scanned.series()
             found.update(made[0] for each in (*run.claims, *amended, *repeats) for made in each.contributions)
         return found
 

@@ -13,19 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from billing.errors import Rejected
-from billing.metering import Aggregation, Meter, number
-from projections.usage_rows import Place, Series, counted, record_rows, value, whole
+from projections.usage_rows import Place, Series, counted, record_rows, value
 from services.usage_identity import content_hash, identities, identity_bytes, mask_of
 from services.usage_measuring import Measuring, is_name
 from services.usage_placing import Layout
+from services.usage_readers import KNOWN_MAX, Pending, Reader, gathered, settled
 from services.usage_series import KnownSeries
-
-KNOWN_MAX = 50_000  # of each cache of a meter, some 200 bytes an entry; then it starts anew
 
 
 class Scanned(NamedTuple):
-    """The events of a record that are in order and whose series are known. The lists run in parallel."""
+    """The events of a record that are in order. The first lists run in parallel."""
 
     place: Place
     indexes: list[int]
@@ -34,10 +31,23 @@ class Scanned(NamedTuple):
     """Each once."""
     contents: list[bytes]
     times_us: list[int]
-    rows: bytes
-    """For the COPY (`projections.usage_rows`)."""
+    firsts: list[bytes | Pending]
+    """What each adds to the first meter that it feeds, or that it feeds none."""
+    further: list[tuple[int, bytes | Pending]]
+    """What others of their meters are added, by where the event stands in the lists."""
     left: list[int]
     """The places of the other events."""
+
+    def series(self) -> set[Series]:
+        """Those whose integers are not known yet."""
+        added = [*self.firsts, *[each for _, each in self.further]]
+        return {each.series for each in added if isinstance(each, Pending)}
+
+    def rows(self, ids: Mapping[Series, int]) -> bytes:
+        """For the COPY (`projections.usage_rows`). `ids`: of `series`."""
+        firsts = [each if each.__class__ is bytes else settled(each, ids) for each in self.firsts]
+        further = [(at, settled(each, ids)) for at, each in self.further]
+        return record_rows(self.place, self.indexes, self.identities, self.contents, self.times_us, firsts, further)
 
 
 @dataclass(slots=True)
@@ -52,9 +62,9 @@ class _Columns:
     properties: list[bytes] = field(default_factory=list)
     """As they stand, with the end of the block."""
     times_us: list[int] = field(default_factory=list)
-    firsts: list[bytes] = field(default_factory=list)
+    firsts: list[bytes | Pending] = field(default_factory=list)
     """What each adds to the first meter that it feeds, or that it feeds none."""
-    further: dict[int, list[bytes]] = field(default_factory=dict)
+    further: dict[int, list[bytes | Pending]] = field(default_factory=dict)
     """By index, what it adds to others."""
 
     def without(self, dropped: set[int]) -> _Columns:
@@ -96,9 +106,9 @@ class Scanner:
         self._control = measuring.control
         self._accepted_us = measuring.accepted_us
         self._layout = layout
-        self._readers: dict[str, list[_Reader]] = {}
+        self._readers: dict[str, list[Reader]] = {}
         for meter in measuring.control.meters:
-            self._readers.setdefault(meter.event_type, []).append(_Reader(measuring.control.tenant, meter, known))
+            self._readers.setdefault(meter.event_type, []).append(Reader(measuring.control.tenant, meter, known))
         self._heads: dict[bytes, _Head | None] = {}
         self._alone: dict[bytes, bytes] = {}
         self._orders: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
@@ -123,9 +133,8 @@ class Scanner:
             named = [each for each in named if each not in claimed]
         contents = [content_hash(each) for each in found.contents]
         further = [(at, more) for at, index in enumerate(found.indexes) for more in found.further.get(index, ())]
-        rows = record_rows(place, found.indexes, named, contents, found.times_us, found.firsts, further)
         left = sorted(set(range(count)).difference(found.indexes)) if len(named) < count else []
-        return Scanned(place, found.indexes, named, contents, found.times_us, rows, left)
+        return Scanned(place, found.indexes, named, contents, found.times_us, found.firsts, further, left)
 
     def _read(self, body: bytes, at: int, tenant: bytes) -> tuple[_Columns, int]:
         """The events that are plainly in order, and how many there are. The loop that all usage passes."""
@@ -164,7 +173,7 @@ class Scanner:
                 continue
             first = head.readers[0].read(of_customer, values)
             if len(head.readers) > 1:
-                first, further = _gathered(first, head.readers[1:], of_customer, values)
+                first, further = gathered(first, head.readers[1:], of_customer, values)
                 if further:
                     found.further[index] = further
             if first == b"":
@@ -233,7 +242,7 @@ class _Head(NamedTuple):
 
     source: str
     mask: bytes
-    readers: list[_Reader]
+    readers: list[Reader]
     """One or more."""
 
 
@@ -242,89 +251,6 @@ _UNSEEN: Final = _Head("", b"", [])
 
 class _Unusual(Exception):
     """The record is for `usage_intake`."""
-
-
-class _Reader:
-    """A meter, ready to read raw properties; gives what `usage_measuring` gives, as columns of a row."""
-
-    def __init__(self, tenant: str, meter: Meter, known: KnownSeries) -> None:
-        self.is_plain = not (meter.condition or meter.expression or meter.time_of_day or meter.removal)
-        """Whether it reads no more than properties."""
-        self._tenant = tenant
-        self._meter = meter
-        self._known = known
-        self._filters = [(_name(each.property), frozenset(v.encode() for v in each.values)) for each in meter.filters]
-        self._dimensions = [_name(each) for each in meter.dimensions]
-        self._only = self._dimensions[0] if len(self._dimensions) == 1 else None
-        self._value = _name(meter.value or "")
-        self._one = value("1", None) if meter.aggregation is Aggregation.COUNT else None
-        self._is_number = meter.aggregation is not Aggregation.UNIQUE
-        self._series: dict[Any, bytes] = {}
-        self._added: dict[bytes | None, bytes] = {}
-
-    def read(self, customer: bytes, properties: dict[bytes, bytes]) -> bytes | None:
-        """What is added to which series; empty where filters leave nothing, None where more must be looked at."""
-        for name, allowed in self._filters:
-            if properties.get(name) not in allowed:
-                return b""
-        text = properties.get(self._value)
-        if text is None and not self._is_number:
-            return b""
-        if self._only is not None:
-            key: Any = customer + properties.get(self._only, b"")  # the customer has its length before it
-        elif self._dimensions:
-            key = (customer, *[properties.get(each, b"") for each in self._dimensions])
-        else:
-            key = customer
-        series = self._series.get(key) or self._find(key, customer, properties)
-        if series is None:
-            return None
-        if self._one is not None:
-            return series + self._one
-        if self._is_number and text is not None and len(text) < 9 and text.isdigit() and text[0] != _ZERO:
-            return series + whole(int(text))
-        added = self._added.get(text)
-        if added is None:
-            added = self._learn(text)
-        return None if added is None else series + added
-
-    def _find(self, key: Any, customer: bytes, properties: dict[bytes, bytes]) -> bytes | None:
-        meter, name = self._meter, customer[1:].decode()
-        values = tuple(properties.get(each, b"").decode() for each in self._dimensions)
-        integer = self._known.of(Series(self._tenant, name, meter.key, meter.dimensions, values))
-        if integer is None:
-            return None
-        if len(self._series) > KNOWN_MAX:
-            self._series.clear()
-        made = self._series[key] = counted(integer, name)
-        return made
-
-    def _learn(self, text: bytes | None) -> bytes | None:
-        """What a property's value adds; None if it may not."""
-        if len(self._added) > KNOWN_MAX:
-            self._added.clear()
-        told = (text or b"").decode()
-        if not self._is_number:
-            made = value(None, told)
-        else:
-            try:
-                number(told, self._meter.key, signed=self._meter.signed)
-            except Rejected:
-                return None
-            made = value(told, None)
-        self._added[text] = made
-        return made
-
-
-def _gathered(
-    first: bytes | None, others: list[_Reader], customer: bytes, properties: dict[bytes, bytes]
-) -> tuple[bytes | None, list[bytes]]:
-    """What is added to the first meter of several, and to others; None if for one of them more must be looked at."""
-    added = [first, *[each.read(customer, properties) for each in others]]
-    made = [each for each in added if each]
-    if None in added:
-        return None, []
-    return (made[0] if made else b""), made[1:]
 
 
 def _identity(source: str, id: bytes) -> bytes:
@@ -351,17 +277,10 @@ def _opening(body: bytes, at: int, tenant: bytes) -> tuple[int, int]:
 
 def _ordered(names: tuple[bytes, ...], values: dict[bytes, bytes]) -> bytes:
     """Pairs of a map by `names`, with the end of the block."""
-    return b"".join([part for name in names for part in (name, _BYTE[2 * len(values[name])], values[name])]) + b"\0"
+    return b"".join([part for name in names for part in (name, LENGTHS[2 * len(values[name])], values[name])]) + b"\0"
 
 
-def _name(text: str) -> bytes:
-    """A property's name as it stands in Avro."""
-    data = text.encode()
-    return _BYTE[2 * len(data)] + data if len(data) < 64 else data
-
-
-_ZERO = ord("0")
-_BYTE = [bytes((each,)) for each in range(256)]
+LENGTHS = [bytes((each,)) for each in range(256)]
 
 # A length below 64 is one byte; what is none leads to a TypeError, and the record to `usage_intake`.
 _LENGTH: Any = tuple(byte >> 1 if byte < 0x80 and byte % 2 == 0 else None for byte in range(256))
