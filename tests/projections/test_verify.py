@@ -10,8 +10,11 @@ from decimal import Decimal
 import pytest
 
 from billing import closing
+from billing.backfilling import Backfill
 from billing.catalog import Plan, PublishPriceBook
+from billing.ids import TenantId
 from billing.invoicing import RATING_ENGINES
+from billing.metering import Filter, UsageControl
 from billing.price import Charge, PerUnit
 from billing.proration import Proration
 from infra import postgres
@@ -21,7 +24,8 @@ from services import cli
 from tests.projections.history import CALLS, START, History
 from tests.projections.log import append
 from tests.projections.test_replay import project_log
-from tests.projections.usage_log import calls, count_log, measure_from_now_on, send
+from tests.projections.usage_log import BOUNDS, calls, count_log, measure_from_now_on, send
+from tests.projections.usage_log import append as append_usage
 from tests.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("topics")
@@ -173,6 +177,39 @@ def test_rebuild_swaps_both_sets_and_everything_is_still_identical(
     count_log(billed, pool)
     assert run(stack, billed, monkeypatch, "verify", "--json") == 0
     assert as_json(capsys.readouterr().out)["identical"] is True
+
+
+def test_what_is_to_be_counted_again_is_done_on_both_sides_first(
+    stack: Stack,
+    billed: Settings,
+    pool: postgres.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    eu = replace(CALLS, filters=(Filter(property="region", values=("eu",)),))
+    asked = UsageControl(
+        tenant=TenantId("acme"),
+        version=2,
+        meters=(eu,),
+        bounds=BOUNDS,
+        clock=START,
+        backfill=Backfill(meter=CALLS.key, from_time=START),
+    )
+    append_usage(billed, "acme", asked, range(billed.usage_partitions))
+    count_log(billed, pool)
+
+    def states() -> set[str]:
+        with postgres.transaction(pool) as tx:
+            generation.enter(tx, "usage")
+            return {state for (state,) in tx.execute("SELECT state FROM usage_backfill").fetchall()}
+
+    assert states() == {"pending"}
+    assert run(stack, billed, monkeypatch, "verify") == 0
+    shown = capsys.readouterr().out
+    assert "6 invoices rated again, 0 differing" in shown, "they were cut before"
+    assert states() == {"done"}
+    assert run(stack, billed, monkeypatch, "rebuild", "--set", "usage", "--yes") == 0
+    assert states() == {"done"}
 
 
 def test_a_generation_of_another_version_is_not_compared_but_replaced(

@@ -4,6 +4,7 @@ in the log on."""
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,20 +30,25 @@ from billing.metering import (
     readings,
 )
 from billing.period import Period
+from billing.placing import Spread
+from billing.tenant import UsageBounds
 from infra import failpoints, postgres
 from infra.failpoints import FailpointReached
+from infra.faust_app import Batch
 from infra.kafka import Record
 from projections import generation, usage, usage_query, usage_read
 from schemas.codec import decode_usage
 from services.usage_aggregator import UsageStore
 from services.usage_backfilling import Backfilling, LogTooShort
+from services.usage_placing import Layout
+from services.usage_pruning import prune
 from tests.usage.conftest import ACME, C1, Bench
 from tests.usage.making import NOON, TENANT, Log, amendment, batch, control, event, void
 
 OLD = Meter(key="volume", event_type="api", aggregation=Aggregation.SUM, value="bytes")
 NEW = Meter(key="volume", event_type="api", aggregation=Aggregation.SUM, value="weight", dimensions=("region",))
 OTHER = Meter(key="calls", event_type="api", dimensions=("region",))
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 EVER = Period(NOON - timedelta(days=20), NOON + timedelta(days=1))
 
 
@@ -189,6 +195,64 @@ def test_a_backfill_that_changes_nothing_leaves_the_rows(bench: Bench) -> None:
     before = bench.rows(usage.COMPARED["usage_value"])
     worker(bench, log).finish()
     assert bench.rows(usage.COMPARED["usage_value"]) == before
+
+
+def test_what_is_to_be_counted_again_is_not_pruned_before(bench: Bench) -> None:
+    log = some_usage()
+    log.append(control(meters=(NEW, OTHER), **backfill(2)))
+    log.append(batch(event("5", NOON + 40 * DAY)), at=NOON + 40 * DAY)
+    bench.apply(log.records)
+    assert prune(bench.pool, threading.Event(), over=timedelta(0)).identities == 0
+    worker(bench, log).finish()
+    assert bench.measured(NEW, EVER).total == 70
+    assert prune(bench.pool, threading.Event(), over=timedelta(0)).identities == 4
+
+
+def test_a_control_record_that_is_late_finds_what_it_names_for_half_a_day(bench: Bench) -> None:
+    begins = NOON - 20 * DAY
+    for late, expected in ((timedelta(0), 2), (11 * HOUR, 2), (13 * HOUR, 1)):
+        tenant = f"late{late}"
+        log = Log(partition=1 + late // HOUR)
+        log.append(control(meters=(OLD,), tenant=tenant), key=tenant.encode(), at=begins)
+        told = batch(event("1", begins, weight="1"), event("2", begins + 2 * HOUR, weight="1"), tenant=tenant)
+        log.append(told, key=tenant.encode(), at=begins + 2 * HOUR)
+        at = begins + UsageBounds().oldest_days * DAY + late
+        asked = control(meters=(NEW,), tenant=tenant, **backfill(2, begins=begins))
+        log.append(asked, key=tenant.encode(), at=at)
+        bench.apply(log.records, store=bench.another(home=log.partition))
+        worker(bench, log).finish(log.partition)
+        assert bench.rows(f"SELECT events FROM usage_backfill WHERE tenant_id = '{tenant}'") == [(expected,)]
+
+
+def test_each_partition_of_a_spread_tenant_counts_again_from_its_own_place_on(bench: Bench) -> None:
+    layout, spread = Layout(3), (Spread(effective_from=NOON - 10 * DAY, partitions=2),)
+    logs = {each: Log(partition=each) for each in range(3)}
+    places = layout.touched(TENANT, spread)
+    sent = [event(str(number), weight="10") for number in range(40)]
+    for log in logs.values():
+        log.append(control(meters=(OLD,), spread=spread))
+    for partition, events in layout.divided(TENANT, spread, sent).items():
+        logs[partition].append(batch(*events))
+    for number, log in enumerate(logs.values()):
+        for _ in range(number):
+            log.append(void("nobody"))
+        log.append(control(meters=(NEW,), spread=spread, **backfill(2)))
+        UsageStore(bench.pool, layout, None).apply(Batch(log.records, 0))
+    assert [each for (each,) in bench.rows("SELECT partition FROM usage_backfill ORDER BY 1")] == list(places)
+
+    def measured_now(ends: dict[int, int]) -> int:
+        need = Need(NEW, EVER, tuple(PartitionPosition(partition=each, offset=ends[each]) for each in places))
+        return int(bench.quantities([need])[need].total)
+
+    ends = {each: len(log.records) for each, log in logs.items()}
+    one, other = places
+    in_one = sum(layout.place(TENANT, spread, each) == one for each in sent)
+    assert 0 < in_one < 40
+    worker(bench, logs[one]).finish(one)
+    assert measured_now(ends) == 40 + 9 * in_one
+    worker(bench, logs[other]).finish(other)
+    assert measured_now(ends) == 400
+    assert measured_now(ends | {other: ends[other] - 1}) == 40 + 9 * in_one
 
 
 DEFINITIONS = (

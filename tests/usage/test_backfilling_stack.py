@@ -116,4 +116,12 @@ def test_an_invoice_waits_for_a_backfill_and_bills_its_result(tallybook: Any, tm
     (done,) = shown()
     assert (done["state"], done["events"], done["unmeasured"], done["partitions_done"]) == ("done", 4, 1, 1)
     assert rows("SELECT sum(total_minor) FROM invoices") == [(1500,)]
+
+    # The period is closed: what a second change makes of it is settled by the next invoice.
+    catalog.write_text(CATALOG)
+    is_applied()
+    told(run, "meters", "backfill", "volume", "--from", "2013-01-01 00:00", "--json")
+    eventually(lambda: [each["state"] for each in shown()] == ["done", "done"], within_s=60)
+    assert run("clock", "advance", "--to", "2013-03-01 00:00", "--wait", "--timeout", "60")[0] == 0
+    assert rows("SELECT sum(total_minor) FROM invoices") == [(70_000,)]
     assert run("replay", "verify")[0] == 0
