@@ -234,7 +234,7 @@ def fail(tx: Tx, key: Key, detail: str) -> None:
 
 
 def _forget_prepared(tx: Tx, key: Key) -> None:
-    tx.execute("DELETE FROM usage_backfill_value WHERE partition = %s AND backfill_offset = %s", key[1:])
+    tx.execute("DELETE FROM usage_backfill_value WHERE tenant_id = %s AND partition = %s AND backfill_offset = %s", key)
 
 
 def _one(rows: int, key: Key) -> None:
@@ -252,7 +252,7 @@ UPDATE usage_backfill
 _TOUCHED = "CREATE TEMPORARY TABLE touched (series bigint, hour timestamptz) ON COMMIT DROP"
 
 _SAME = """
-t.partition = %(partition)s AND t.backfill_offset = %(offset)s
+t.tenant_id = %(tenant)s AND t.partition = %(partition)s AND t.backfill_offset = %(offset)s
            AND t.series = v.series AND t.record_offset = v.record_offset AND t.batch_index = v.batch_index
            AND t.number IS NOT DISTINCT FROM v.number AND t.text_value IS NOT DISTINCT FROM v.text_value
 """
@@ -278,7 +278,7 @@ WITH come AS (
     SELECT t.tenant_id, t.series, t.event_time, t.number, t.text_value, t.partition, t.record_offset, t.batch_index,
            t.backfill_offset
       FROM usage_backfill_value t
-     WHERE t.partition = %(partition)s AND t.backfill_offset = %(offset)s
+     WHERE t.tenant_id = %(tenant)s AND t.partition = %(partition)s AND t.backfill_offset = %(offset)s
        AND NOT EXISTS (SELECT FROM usage_value v
                         WHERE v.tenant_id = t.tenant_id AND v.series = t.series AND v.event_time = t.event_time
                           AND v.partition = t.partition AND v.record_offset = t.record_offset

@@ -22,6 +22,7 @@ CREATE INDEX usage_backfill_pending ON usage_backfill (partition, record_offset)
 
 -- What events contribute by the new definition, until the switch; empty but while a backfill is pending.
 CREATE TABLE usage_backfill_value (
+    tenant_id        text         NOT NULL,
     partition        integer      NOT NULL,
     backfill_offset  bigint       NOT NULL,
     series           bigint       NOT NULL,
@@ -30,6 +31,5 @@ CREATE TABLE usage_backfill_value (
     event_time       timestamptz  NOT NULL,
     number           numeric,
     text_value       text,
-    tenant_id        text         NOT NULL,
-    PRIMARY KEY (partition, backfill_offset, series, record_offset, batch_index)
+    PRIMARY KEY (tenant_id, partition, backfill_offset, series, record_offset, batch_index)
 );

@@ -40,10 +40,11 @@ from projections import generation, usage, usage_query, usage_read
 from schemas.codec import decode_usage
 from services.usage_aggregator import UsageStore
 from services.usage_backfilling import Backfilling, LogTooShort
+from services.usage_backfills import check_log
 from services.usage_placing import Layout
 from services.usage_pruning import prune
 from tests.usage.conftest import ACME, C1, Bench
-from tests.usage.making import NOON, TENANT, Log, amendment, batch, control, event, void
+from tests.usage.making import NOON, TENANT, Home, Log, amendment, batch, control, event, void
 
 OLD = Meter(key="volume", event_type="api", aggregation=Aggregation.SUM, value="bytes")
 NEW = Meter(key="volume", event_type="api", aggregation=Aggregation.SUM, value="weight", dimensions=("region",))
@@ -155,6 +156,21 @@ def test_what_is_asked_of_a_log_that_is_gone_fails_and_leaves_all_as_it_was(benc
     worker(bench, log, kept_from=2).finish()
     assert bench.rows("SELECT state, detail FROM usage_backfill") == [("failed", "it begins at 2")]
     assert bench.measured(NEW, EVER).total == 4
+
+
+def test_a_span_that_the_log_has_lost_is_refused_with_what_is_allowed(bench: Bench) -> None:
+    bench.apply(some_usage().records)
+
+    def check(begins: datetime, first: int) -> None:
+        with postgres.transaction(bench.pool) as tx:
+            generation.enter_all(tx)
+            check_log(tx, TENANT, Home(1), lambda partitions: dict.fromkeys(partitions, first), begins, None)
+
+    check(EVER.start, 1)
+    with pytest.raises(Rejected, match=r"12:00:00.000001\+00:00 or later") as refused:
+        check(EVER.start, 2)
+    assert (refused.value.code, refused.value.field) == ("log_too_short", "from_time")
+    check(NOON + timedelta(microseconds=1), 2)
 
 
 def test_a_cut_is_passed_when_what_was_asked_below_is_done(bench: Bench) -> None:
