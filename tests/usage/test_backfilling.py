@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from billing.metering import (
 from billing.period import Period
 from billing.placing import Spread
 from billing.tenant import UsageBounds
-from infra import failpoints, postgres
+from infra import failpoints, migrate, postgres
 from infra.failpoints import FailpointReached
 from infra.faust_app import Batch
 from infra.kafka import Record
@@ -269,6 +270,22 @@ def test_each_partition_of_a_spread_tenant_counts_again_from_its_own_place_on(be
     worker(bench, logs[other]).finish(other)
     assert measured_now(ends) == 400
     assert measured_now(ends | {other: ends[other] - 1}) == 40 + 9 * in_one
+
+
+def test_a_generation_from_before_can_be_backfilled_too(bench: Bench) -> None:
+    log = some_usage()
+    bench.apply(log.records)
+    with postgres.connect(bench.owner) as connection:
+        tx = connection.cursor()
+        generation.enter(tx, usage.SET)
+        tx.execute("ALTER TABLE usage_value DROP COLUMN counts_from")
+        tx.execute("DROP TABLE usage_backfill, usage_backfill_value")
+        for name in ("0062_usage_backfill.sql", "0066_backfill_keys.sql"):
+            for _ in range(2):
+                tx.execute((Path(migrate.__file__).parent / "migrations" / name).read_bytes())
+    bench.apply([log.append(control(meters=(NEW, OTHER), **backfill(2)))])
+    worker(bench, log).finish()
+    assert bench.measured(NEW, EVER).total == 70
 
 
 DEFINITIONS = (
