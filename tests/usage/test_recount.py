@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -208,6 +211,31 @@ def test_nothing_is_counted_twice_by_a_second_instance_or_after_a_restart(counts
         assert counts.received() == counts.sent == 15
     finally:
         second.close()
+
+
+def test_the_process_raises_the_alarm_by_itself_and_ends_it(counts: Counts, stack: Stack) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def shown(name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            found = re.search(rf"^tallybook_{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    counts.aggregate()
+    process = stack.start("recount", counts.settings, TALLYBOOK_METRICS_PORT=str(port))
+    eventually(lambda: shown("usage_events_recounted_total") == counts.sent)
+    assert shown("usage_hours_differing") == 0
+    counts.tamper("UPDATE usage_fate SET received = received + 3, rejected = rejected + 3")
+    eventually(lambda: (shown("usage_hours_differing"), shown("usage_events_unaccounted")) == (1, 3))
+    counts.tamper("UPDATE usage_fate SET received = received - 3, rejected = rejected - 3")
+    eventually(lambda: shown("usage_hours_differing") == 0)
+    assert stack.stop(process) == 0
+    lines = map(json.loads, (counts.settings.data / "logs" / "recount.log").read_text().splitlines())
+    (alarm,) = (each for each in lines if each["event"] == "usage does not add up")
+    assert (alarm["level"], alarm["tenant"], alarm["received"], alarm["accounted"]) == ("error", "acme", 10, 13)
 
 
 def test_the_command_shows_the_hours(
