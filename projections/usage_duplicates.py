@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -34,18 +34,19 @@ class Copies(NamedTuple):
     """At most `COPIES_MAX`, the newest first."""
 
 
-def add(tx: Tx, partition: int, copies: Iterable[Repeat]) -> None:
+def add(tx: Tx, partition: int, copies: Sequence[Repeat]) -> None:
     """Note where events came again. What came once costs nothing."""
-    rows = sorted((each.place.tenant, each.identity, each.place, each.batch_index) for each in copies)
+    rows = sorted((each.identity, each.place.offset, each.batch_index) for each in copies)
     if rows:
-        appended = {place: _EPOCH + timedelta(microseconds=place.appended_us) for _, _, place, _ in rows}
+        records = {each.place.offset: each.place for each in copies}.values()
         asked = {
             "partition": partition,
-            "tenants": [tenant for tenant, _, _, _ in rows],
-            "identities": [identity.hex() for _, identity, _, _ in rows],
-            "offsets": [place.offset for _, _, place, _ in rows],
-            "indexes": [index for _, _, _, index in rows],
-            "appended": [appended[place] for _, _, place, _ in rows],
+            "identities": [identity.hex() for identity, _, _ in rows],
+            "offsets": [offset for _, offset, _ in rows],
+            "indexes": [index for _, _, index in rows],
+            "records": [each.offset for each in records],
+            "tenants": [each.tenant for each in records],
+            "appended": [_EPOCH + timedelta(microseconds=each.appended_us) for each in records],
         }
         tx.execute(_ADD, asked)
 
@@ -85,9 +86,11 @@ def listed(tx: Tx, tenant: str, period: Period, *, before: Key | None = None, li
 
 _ADD = """
 INSERT INTO usage_duplicate (tenant_id, identity, partition, record_offset, batch_index, appended_at)
-SELECT c.tenant_id, c.identity, %(partition)s, c.record_offset, c.batch_index, c.appended_at
-  FROM unnest(%(tenants)s::text[], %(identities)s::uuid[], %(offsets)s::bigint[], %(indexes)s::integer[],
-              %(appended)s::timestamptz[]) AS c (tenant_id, identity, record_offset, batch_index, appended_at)
+SELECT r.tenant_id, c.identity, %(partition)s, c.record_offset, c.batch_index, r.appended_at
+  FROM unnest(%(identities)s::uuid[], %(offsets)s::bigint[], %(indexes)s::integer[])
+       AS c (identity, record_offset, batch_index)
+  JOIN unnest(%(records)s::bigint[], %(tenants)s::text[], %(appended)s::timestamptz[])
+       AS r (record_offset, tenant_id, appended_at) USING (record_offset)
 """
 
 _OF = """
