@@ -110,6 +110,12 @@ class Control(NamedTuple):
     accepted_from: datetime | None
 
 
+def identity_scheme(tx: Tx) -> str | None:
+    """Which scheme the identities of the generation are of; None: of the first, which had no name."""
+    row = tx.execute("SELECT obj_description('usage_identity'::regclass)").fetchone()
+    return row[0] if row else None
+
+
 def claim(tx: Tx, partition: int, rows: Iterable[bytes], events: int, *, hopeful: bool) -> Taken:
     """Insert the events of a partition whose identity is free. What is told of the others is all that is left of them.
 

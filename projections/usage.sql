@@ -22,6 +22,9 @@ CREATE TABLE usage_identity (
     PRIMARY KEY (identity, tenant_id)
 ) PARTITION BY HASH (identity);
 
+-- How identities are made (`services.usage_identity`): of another scheme, copies of one event would not meet.
+COMMENT ON TABLE usage_identity IS '2';
+
 DO $$
 BEGIN
     FOR remainder IN 0..7 LOOP

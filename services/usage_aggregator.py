@@ -20,7 +20,7 @@ from typing import Any
 
 from billing.metering import UsageControl
 from infra import faust_app, postgres, telemetry
-from infra.errors import Conflict
+from infra.errors import Conflict, Misconfigured
 from infra.failpoints import failpoint
 from infra.faust_app import App, Batch
 from infra.kafka import KafkaConfig, Position, Producer, Record, headers
@@ -29,6 +29,7 @@ from projections import generation, usage, usage_backfill, usage_duplicates, usa
 from schemas.codec import decode_usage, encode_rejected, fingerprint_of
 from services import usage_backfilling, usage_correcting, usage_pruning, usage_rolling
 from services.usage_backfilling import Backfilling, ReadLog
+from services.usage_identity import SCHEME
 from services.usage_intake import WHOLE_RECORD, judge
 from services.usage_judged import Fates, Judged, Refusal
 from services.usage_measuring import EPOCH, MICROSECOND, NEVER_US, Measuring
@@ -224,6 +225,7 @@ class UsageStore:
         generation.advance(tx, usage.SET, number, usage.TOPIC, batch.partition, stored, batch.next_offset)
         known = self._known.get(batch.partition)
         if known is None or (known.generation, known.next_offset) != (number, stored):
+            _check_scheme(tx, number)
             known = _Known(number, stored, _controls(tx, batch.partition))
         judged = self._judged_ahead(batch, foreseen, known)
         if judged is None:
@@ -293,6 +295,13 @@ class UsageStore:
 
 class RecordsMissing(Exception):
     """Records were passed by: nothing after them may be counted. The process ends and reads on from the checkpoint."""
+
+
+def _check_scheme(tx: postgres.Cursor, number: int) -> None:
+    if usage.identity_scheme(tx) != SCHEME:
+        raise Misconfigured(
+            f"generation {number} knows events by older identities: run `tallybook replay rebuild usage`"
+        )
 
 
 def _months(judged: Judged) -> set[date]:

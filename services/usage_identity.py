@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from services.usage_measuring import RawEvent
 
+SCHEME = "2"
+"""Of the identities made here. Another function needs another name, and a rebuilt generation (`usage.sql`)."""
 _BYTES = 16
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _UUID_LENGTH = 36

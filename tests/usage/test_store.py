@@ -16,7 +16,7 @@ from billing.invoicing import Need
 from billing.metering import Measured
 from billing.period import Period
 from infra import failpoints, postgres
-from infra.errors import Conflict
+from infra.errors import Conflict, Misconfigured
 from infra.faust_app import Batch
 from projections import generation, usage, usage_read
 from projections.usage_rows import Arrival, Place
@@ -243,3 +243,16 @@ def test_workers_of_two_partitions_do_not_deadlock(bench: Bench) -> None:
         thread.join()
     assert failures == []
     assert bench.rows("SELECT count(*) FROM usage_identity") == [(640,)]
+
+
+def test_identities_of_an_older_scheme_are_not_added_to(bench: Bench) -> None:
+    """A copy of an event that was counted under its older identity would count again."""
+    log = opened()
+    log.append(batch(event("1")))
+    bench.apply(log.records[:1])
+    with postgres.connect(bench.owner) as connection:
+        generation.enter(connection.cursor(), usage.SET)
+        connection.cursor().execute("COMMENT ON TABLE usage_identity IS NULL")
+    with pytest.raises(Misconfigured, match="replay rebuild --set usage"):
+        bench.apply(log.records[1:], store=bench.another())
+    assert bench.rows("SELECT count(*) FROM usage_identity") == [(0,)]
