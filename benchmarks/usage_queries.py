@@ -72,7 +72,7 @@ METERS = (CALLS, BYTES, USERS, LAST, SPREAD)
 SHARES = (10, 6, 2, 1, 1)
 """Of twenty events, how many each meter measures."""
 NOW = START + timedelta(days=DAYS)
-MONTH = Period(START, START + timedelta(days=31))
+MONTH = Period(START, NOW + timedelta(hours=1))
 
 Ask = Callable[[random.Random], Question]
 

@@ -70,13 +70,17 @@ TOTALS = _SLICES.format(
                   WHERE s.tenant_id = %(tenant)s AND s.meter = %(meter)s {where}
                     AND s.day >= %(first_day)s AND s.day <= %(last_day)s) AS d""",
 )
+# OFFSET 0: else the planner reads a series as a whole and compares each of its rows with each span.
 WINDOWS = """
          SELECT width_bucket(w.hour, %(starts)s::timestamptz[]), a.customer, a.dimensions,
                 w.events, w.total, w.lowest, w.highest
            FROM unnest(%(hour_starts)s::timestamptz[], %(hour_ends)s::timestamptz[]) AS h (start, stop)
           CROSS JOIN asked a
-           JOIN usage_window w ON w.tenant_id = %(tenant)s AND w.series = a.series
-                              AND w.hour >= h.start AND w.hour < h.stop
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_window
+                               WHERE tenant_id = %(tenant)s AND series = a.series
+                                 AND hour >= h.start AND hour < h.stop
+                              OFFSET 0) AS w
           WHERE w.events > 0
 """
 EDGES = """
@@ -84,8 +88,11 @@ EDGES = """
                 1::bigint, v.number, v.number, v.number
            FROM unnest(%(edge_starts)s::timestamptz[], %(edge_ends)s::timestamptz[]) AS e (start, stop)
           CROSS JOIN asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-                             AND v.event_time >= e.start AND v.event_time < e.stop
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_value
+                               WHERE tenant_id = %(tenant)s AND series = a.series
+                                 AND event_time >= e.start AND event_time < e.stop
+                              OFFSET 0) AS v
           WHERE v.number IS NOT NULL AND v.voided_offset IS NULL
 """
 _PARTS = """
