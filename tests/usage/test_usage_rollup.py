@@ -27,7 +27,7 @@ from schemas.codec import UsageMessage
 from services.usage_aggregator import UsageStore
 from services.usage_placing import Layout
 from services.usage_rolling import roll
-from tests.usage import test_backfilling
+from tests.usage import test_backfilling, test_laws_of_backfilling
 from tests.usage.conftest import Bench
 from tests.usage.making import BYTES, CALLS, NOON, PEAK, TENANT, USERS, Log, amendment, batch, control, event, void
 
@@ -259,7 +259,7 @@ def test_sums_follow_while_workers_write(bench: Bench) -> None:
 def test_sums_follow_what_is_counted_again(bench: Bench, seed: int) -> None:
     """A backfill changes what counted at an offset of the past: before the sums were there, meanwhile, or after."""
     chance = random.Random(seed)
-    log = test_backfilling.some_log(chance)
+    log = test_laws_of_backfilling.some_log(chance)
     beside, own = test_backfilling.worker(bench, log), test_backfilling.store(bench, log)
     at = 0
     while at < len(log.records):
