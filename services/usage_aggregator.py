@@ -300,7 +300,7 @@ class RecordsMissing(Exception):
 def _check_scheme(tx: postgres.Cursor, number: int) -> None:
     if usage.identity_scheme(tx) != SCHEME:
         raise Misconfigured(
-            f"generation {number} knows events by older identities: run `tallybook replay rebuild usage`"
+            f"generation {number} knows events by older identities: run `tallybook replay rebuild --set usage --yes`"
         )
 
 
