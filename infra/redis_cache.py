@@ -7,6 +7,7 @@ nobody, reads Postgres.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -144,12 +145,18 @@ class RedisCache:
 
 
 class LoopCache:
-    """The same entitlements, for one event loop: a reader holds no thread while it waits."""
+    """The same entitlements, for one event loop: a reader holds no thread while it waits.
+
+    What is asked for while an answer is under way goes together in the next round trip: the more there is to do, the
+    less each costs.
+    """
 
     def __init__(self, settings: Settings, *, timeout: timedelta = timedelta(milliseconds=500)) -> None:
-        """Connects with the first call. `timeout` is per call: a slow cache is worse than none."""
+        """Connects with the first call. `timeout` is per round trip: a slow cache is worse than none."""
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
         self._redis = redis.asyncio.Redis.from_url(settings.require("redis"), retry=retry, **_options(timeout))
+        self._asked: list[tuple[str, asyncio.Future[Found | None]]] = []
+        self._asking: asyncio.Task[None] | None = None
 
     async def entitlement(self, tenant: str, customer: str, feature: str) -> Found | None:
         """What was published; None if nothing was.
@@ -157,18 +164,46 @@ class LoopCache:
         Raises:
             Transient: Redis is away or slow.
         """
+        answer: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((entitlement_key(tenant, customer, feature), answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await answer
+
+    async def _ask(self) -> None:
+        """One round trip after the other, until nothing is asked for."""
+        try:
+            while self._asked:
+                asked, self._asked = self._asked[:_TOGETHER], self._asked[_TOGETHER:]
+                waiting = [answer for _, answer in asked]
+                try:
+                    found = await self._found([key for key, _ in asked])
+                except Exception as error:  # theirs who asked
+                    for answer in waiting:
+                        if not answer.done():
+                            answer.set_exception(error)
+                    continue
+                for answer, each in zip(waiting, found, strict=True):
+                    if not answer.done():
+                        answer.set_result(each)
+        finally:
+            self._asking = None
+
+    async def _found(self, keys: Sequence[str]) -> list[Found | None]:
         with _translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(entitlement_key(tenant, customer, feature), *_FIELDS)
+                for key in keys:
+                    pipeline.hmget(key, *_FIELDS)
                 pipeline.get(_AS_OF)
-                answers = await pipeline.execute()
-        return _found(*answers)
+                *fields, checked_at = await pipeline.execute()
+        return [_found(each, checked_at) for each in fields]
 
     async def close(self) -> None:
         """Close its connections."""
         await self._redis.aclose()
 
 
+_TOGETHER = 500
 _FIELDS = ("body", "version", "usage_version", "as_of")
 
 

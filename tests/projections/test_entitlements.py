@@ -13,6 +13,7 @@ import redis
 
 from billing.entitlement import Access, Entitlement, WhenUnknown
 from infra import postgres
+from infra.errors import Transient
 from infra.redis_cache import Entry, LoopCache, RedisCache, channel, entitlement_key
 from infra.settings import Settings
 from services.entitlement_publisher import Publisher
@@ -223,6 +224,43 @@ def test_a_check_without_a_thread_says_the_same_or_nothing(
     away = own_redis.model_copy(update={"redis": "redis://127.0.0.1:1/0"})
     short, long = at_once(away, api, RedisCache(own_redis), Moving())
     assert (short, long.source) == (None, DATABASE)  # the long way does not ask for the same outage again
+
+
+def test_what_is_asked_for_at_once_goes_together_and_each_gets_its_own(own_redis: Settings, cache: RedisCache) -> None:
+    names = [f"c{number}" for number in range(20)]
+    cache.publish([Entry("acme", each, "calls", 1, number, "[]", NOW) for number, each in enumerate(names)])
+
+    async def ask() -> list[str | None]:
+        loop_cache = LoopCache(own_redis)
+        try:
+            found = await asyncio.gather(
+                *(loop_cache.entitlement("acme", each, "calls") for each in [*names, "nobody"])
+            )
+            assert len(loop_cache._redis.connection_pool._available_connections) == 1  # type: ignore[attr-defined]
+            return [each and each.version for each in found]
+        finally:
+            await loop_cache.close()
+
+    assert asyncio.run(ask()) == [*(f"1-{number}" for number in range(20)), None]
+
+
+def test_an_outage_is_told_to_everybody_who_asked_and_ends(own_redis: Settings, cache: RedisCache) -> None:
+    cache.publish([Entry("acme", "ann", "calls", 1, 1, "[]", NOW)])
+
+    async def ask() -> None:
+        away = LoopCache(own_redis.model_copy(update={"redis": "redis://127.0.0.1:1/0"}))
+        for _ in range(2):
+            told = await asyncio.gather(
+                *(away.entitlement("acme", "ann", "calls") for _ in range(3)), return_exceptions=True
+            )
+            assert [type(each) for each in told] == [Transient] * 3
+        back = LoopCache(own_redis)
+        away._redis, there = back._redis, away._redis
+        assert (await away.entitlement("acme", "ann", "calls")) is not None
+        await back.close()
+        await there.aclose()
+
+    asyncio.run(ask())
 
 
 def test_the_process_publishes_and_stops_when_asked(
