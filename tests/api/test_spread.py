@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from infra import postgres
 from projections import generation
 from services.meter_publisher import WANTED, publishing
@@ -27,6 +31,21 @@ def test_a_spread_is_asked_for_published_and_shown_to_its_tenant_only(
     assert other.get(PATH).json()["versions"] == []
 
 
-def test_more_partitions_than_the_log_has_are_refused(client: Client) -> None:
-    refused = client.post(PATH, {"partitions": 999})
-    assert (refused.status_code, refused.json()["code"]) == (422, "out_of_range")
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"partitions": 999}, "partitions"),
+        ({"partitions": 0}, "partitions"),
+        ({"partitions": "two"}, "partitions"),
+        ({}, "partitions"),
+        ({"partitions": 2, "effective_from": "2026-01-01T00:00:00"}, "effective_from"),
+        ({"partitions": 2, "effective_from": "2020-01-01T00:00:00Z"}, "effective_from"),
+        ({"partitions": 2, "from": "2026-01-01T00:00:00Z"}, "from"),
+    ],
+)
+def test_a_bad_spread_is_refused_by_name(client: Client, body: dict[str, Any], field: str) -> None:
+    refused = client.post(PATH, body)
+    assert refused.status_code == 422, refused.text
+    told = refused.json()
+    named = [each["field"] for each in told.get("errors", [])] or [told["detail"].partition(":")[0]]
+    assert field in named, told
