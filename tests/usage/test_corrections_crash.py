@@ -85,7 +85,7 @@ def test_what_is_left_is_exact_after_a_kill_at_every_step(stack: Stack, aggregat
     for round in range(12):
         for tenant in tenants:
             send(aggregators.settings, tenant, chance, 60 * round)
-        eventually(moved_on, within_s=120)
+        eventually(moved_on, within_s=300)
         if kills == len(FAILPOINTS):
             break
     assert kills == len(FAILPOINTS)
