@@ -22,6 +22,7 @@ COPY (
 _TIME_FIRST = """
 (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint >> 8), 10, '0') || substr(md5('identity ' || i), 1, 22))::uuid
 """
+_COLUMNS = "identity, content, record_offset, event_time, appended_at, partition, batch_index, tenant_id, customer_id"
 _RANDOM = "md5('identity ' || i)::uuid"
 
 
@@ -36,7 +37,7 @@ def preload(superuser: str, total: int, *, random_ids: bool, said: Callable[[str
             rows = _ROWS.format(identity=identity, total=total, first=first, last=last)
             with (
                 source.cursor().copy(rows) as out,
-                target.cursor().copy("COPY usage_identity FROM STDIN (FORMAT binary)") as into,
+                target.cursor().copy(f"COPY usage_identity ({_COLUMNS}) FROM STDIN (FORMAT binary)") as into,
             ):
                 for piece in out:
                     into.write(piece)
