@@ -182,6 +182,7 @@ def test_a_cut_is_passed_when_what_was_asked_below_is_done(bench: Bench) -> None
 
 def test_usage_is_late_where_a_backfill_changed_it(bench: Bench) -> None:
     log = some_usage()
+    log.append(void("nobody"))
     log.append(control(meters=(NEW, OTHER), **backfill(2, begins=NOON - 2 * HOUR)))
     bench.apply(log.records)
     worker(bench, log).finish()
@@ -192,8 +193,9 @@ def test_usage_is_late_where_a_backfill_changed_it(bench: Bench) -> None:
             generation.enter_all(tx)
             return usage_read.has_late(tx, ACME, C1, period, [before], [after])
 
-    assert late(EVER, 3, 4)
-    assert not late(Period(EVER.start, NOON - 2 * HOUR), 3, 4)
+    assert not late(EVER, 3, 4), "both cuts lie before it"
+    assert late(EVER, 4, 5)
+    assert not late(Period(EVER.start, NOON - 2 * HOUR), 4, 5)
 
 
 def test_a_backfill_that_changes_nothing_leaves_the_rows(bench: Bench) -> None:
