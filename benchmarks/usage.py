@@ -75,7 +75,7 @@ def main() -> int:
             rounds.append((ceiling, taken))
             wrong += differing
             _say(f"round {number + 1}: ceiling {ceiling.rate:,.0f}, aggregator {taken.rate:,.0f} events/s")
-            postgres.drop_database(system.addresses["postgres"], own.postgres.rpartition("/")[2].partition("?")[0])
+            postgres.drop_database(system.superuser_home(), own.postgres.rpartition("/")[2].partition("?")[0])
     return _report(chosen, rounds, wrong)
 
 

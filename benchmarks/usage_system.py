@@ -72,6 +72,10 @@ class System:
         """URL of the cluster's superuser, who alone may COPY into tables with row-level security."""
         return settings.postgres.replace("tallybook_owner", "postgres", 1)
 
+    def superuser_home(self) -> str:
+        """The same in the cluster's first database, from where he may drop others, whatever works in them."""
+        return self.addresses["postgres"].replace("tallybook_owner", "postgres", 1)
+
     def aggregator(self, settings: Settings, name: str = "one") -> subprocess.Popen[bytes]:
         """One more worker."""
         own = settings.model_dump(mode="json", include={"kafka", "postgres", "redis", "topic_prefix", "data"})
