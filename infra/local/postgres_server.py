@@ -43,8 +43,9 @@ full_page_writes = on
 restart_after_crash = on
 
 # Two cores and a share of a laptop's memory; nobody replicates from here.
-shared_buffers = 256MB
-work_mem = 16MB
+shared_buffers = 1GB
+work_mem = 64MB
+temp_buffers = 64MB
 maintenance_work_mem = 128MB
 effective_cache_size = 1GB
 wal_level = minimal
