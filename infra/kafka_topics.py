@@ -209,10 +209,29 @@ def _await_leaders(admin: AdminClient, names: set[str], timeout_s: float) -> Non
             if name not in known or any(each.leader < 0 for each in known[name].partitions.values())
         ]
         if not waiting:
+            waiting = _unaware(admin, {name: list(known[name].partitions) for name in names}, timeout_s)
+        if not waiting:
             return
         if time.monotonic() > deadline:
             raise Transient(f"Kafka: {', '.join(sorted(waiting))} have no leaders after {timeout_s} s")
         time.sleep(_PAUSE_S)
+
+
+def _unaware(admin: AdminClient, partitions: Mapping[str, Sequence[int]], timeout_s: float) -> list[str]:
+    """Topics of which a leader does not know yet that it leads: for a moment it refuses what others ask of it."""
+    asked = {
+        rd.TopicPartition(name, each): _admin.OffsetSpec.latest() for name in partitions for each in partitions[name]
+    }
+    behind = set()
+    for place, future in (admin.list_offsets(asked, request_timeout=timeout_s) if asked else {}).items():
+        try:
+            future.result()
+        except rd.KafkaException as e:
+            failure = translated(e, f"asking where {place.topic} ends")
+            if not isinstance(failure, Transient) and e.args[0].code() != rd.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise failure from e
+            behind.add(place.topic)
+    return sorted(behind)
 
 
 def _partition_counts(admin: AdminClient, timeout_s: float) -> dict[str, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import confluent_kafka as rd
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
+from infra import kafka_topics
 from infra.errors import Conflict, Misconfigured, Poison, Transient
 from infra.kafka import KafkaConfig, Producer, headers, partition_for
 from infra.kafka_client import translated
@@ -87,3 +91,37 @@ def test_the_settings_say_how_to_reach_the_cluster() -> None:
     assert config.bootstrap == "broker:9093"
     assert config.client()["security.protocol"] == "ssl"
     assert config.named("billing.events") == "blue.billing.events"
+
+
+_UNKNOWN_LEADER_EPOCH = 75
+
+
+class _Admin:
+    """A broker that says at once who leads, while the leader of one partition learns it only when asked again."""
+
+    def __init__(self, *refusals: int) -> None:
+        self.refusals = list(refusals)
+
+    def list_topics(self, timeout: float) -> Any:
+        partitions = {each: SimpleNamespace(leader=1) for each in range(2)}
+        return SimpleNamespace(topics={"billing.events": SimpleNamespace(partitions=partitions)})
+
+    def list_offsets(self, asked: dict[rd.TopicPartition, Any], request_timeout: float) -> Any:
+        answers: dict[rd.TopicPartition, Future[None]] = {each: Future() for each in asked}
+        for each in answers.values():
+            each.set_result(None)
+        if self.refusals:
+            last = list(answers)[-1]
+            answers[last] = Future()
+            answers[last].set_exception(rd.KafkaException(rd.KafkaError(self.refusals.pop())))
+        return answers
+
+
+def test_a_topic_is_ready_when_every_leader_knows_that_it_leads() -> None:
+    broker: Any = _Admin(
+        rd.KafkaError.NOT_LEADER_FOR_PARTITION, _UNKNOWN_LEADER_EPOCH, rd.KafkaError.UNKNOWN_TOPIC_OR_PART
+    )
+    kafka_topics._await_leaders(broker, {"billing.events"}, 5)
+    assert broker.refusals == []
+    with pytest.raises(Misconfigured, match=r"billing\.events"):
+        kafka_topics._await_leaders(_Admin(rd.KafkaError.TOPIC_AUTHORIZATION_FAILED), {"billing.events"}, 5)  # type: ignore[arg-type]
