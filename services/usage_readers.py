@@ -11,7 +11,7 @@ from projections.usage_rows import Series, counted, value, whole
 from services.usage_measuring import is_name
 from services.usage_series import KnownSeries
 
-KNOWN_MAX = 50_000  # of each cache of a meter, some 200 bytes an entry; then it starts anew
+ROOM = 300_000  # entries of all caches together, some 250 bytes each
 _ZERO = ord("0")
 
 
@@ -29,15 +29,23 @@ def settled(added: bytes | Pending, ids: Mapping[Series, int]) -> bytes:
     return added
 
 
+class Room:
+    """What the caches of all scanners may still take; below 0 they start anew."""
+
+    def __init__(self) -> None:
+        self.left = ROOM
+
+
 class Reader:
     """A meter, ready to read raw properties; gives what `usage_measuring` gives, as columns of a row."""
 
-    def __init__(self, tenant: str, meter: Meter, known: KnownSeries) -> None:
+    def __init__(self, tenant: str, meter: Meter, known: KnownSeries, room: Room) -> None:
         self.is_plain = not (meter.condition or meter.expression or meter.time_of_day or meter.removal)
         """Whether it reads no more than properties."""
         self._tenant = tenant
         self._meter = meter
         self._known = known
+        self._room = room
         self._filters = [(_name(each.property), frozenset(v.encode() for v in each.values)) for each in meter.filters]
         self._dimensions = [_name(each) for each in meter.dimensions]
         self._only = self._dimensions[0] if len(self._dimensions) == 1 else None
@@ -84,15 +92,13 @@ class Reader:
         integer = self._known.of(series)
         if integer is None:
             return series if is_name(name) else None
-        if len(self._series) > KNOWN_MAX:
-            self._series.clear()
+        self._room.left -= 1
         made = self._series[key] = counted(integer, name)
         return made
 
     def _learn(self, text: bytes | None) -> bytes | None:
         """What a property's value adds; None if it may not."""
-        if len(self._added) > KNOWN_MAX:
-            self._added.clear()
+        self._room.left -= 1
         told = (text or b"").decode()
         if not self._is_number:
             made = value(None, told)

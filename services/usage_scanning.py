@@ -17,7 +17,7 @@ from projections.usage_rows import Place, Series, counted, record_rows, value
 from services.usage_identity import content_hash, identities, identity_bytes, mask_of
 from services.usage_measuring import Measuring, is_name
 from services.usage_placing import Layout
-from services.usage_readers import KNOWN_MAX, Pending, Reader, gathered, settled
+from services.usage_readers import Pending, Reader, Room, gathered, settled
 from services.usage_series import KnownSeries
 
 
@@ -90,25 +90,29 @@ class Scanners:
         self.series = KnownSeries()
         self._layout = layout
         self._scanners: WeakKeyDictionary[Measuring, Scanner] = WeakKeyDictionary()
+        self._room = Room()
 
     def of(self, measuring: Measuring) -> Scanner:
         """What reads by `measuring`."""
+        if self._room.left < 0:
+            self._scanners, self._room = WeakKeyDictionary(), Room()
         scanner = self._scanners.get(measuring)
         if scanner is None:
-            scanner = self._scanners[measuring] = Scanner(measuring, self._layout, self.series)
+            scanner = self._scanners[measuring] = Scanner(measuring, self._layout, self.series, self._room)
         return scanner
 
 
 class Scanner:
     """Reads records as one control record says. Threads may share it."""
 
-    def __init__(self, measuring: Measuring, layout: Layout, known: KnownSeries) -> None:
+    def __init__(self, measuring: Measuring, layout: Layout, known: KnownSeries, room: Room) -> None:
         self._control = measuring.control
         self._accepted_us = measuring.accepted_us
         self._layout = layout
+        self._room = room
         self._readers: dict[str, list[Reader]] = {}
         for meter in measuring.control.meters:
-            self._readers.setdefault(meter.event_type, []).append(Reader(measuring.control.tenant, meter, known))
+            self._readers.setdefault(meter.event_type, []).append(Reader(measuring.control.tenant, meter, known, room))
         self._heads: dict[bytes, _Head | None] = {}
         self._alone: dict[bytes, bytes] = {}
         self._orders: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
@@ -209,8 +213,7 @@ class Scanner:
 
     def _head(self, told: bytes) -> _Head | None:
         """What a source and a type, as they stand in Avro, come to; None: events that have them are left."""
-        if len(self._heads) > KNOWN_MAX:
-            self._heads.clear()
+        self._room.left -= 1
         length = 1 + _LENGTH[told[0]]
         source, kind = told[1:length].decode(), told[length + 1 :].decode()
         readers = self._readers.get(kind, [])
@@ -220,8 +223,7 @@ class Scanner:
 
     def _order(self, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """`names`, each after its length, in the order of their bytes; empty if they are."""
-        if len(self._orders) > KNOWN_MAX:
-            self._orders.clear()
+        self._room.left -= 1
         order = tuple(sorted(names, key=lambda each: each[1:]))
         made = self._orders[names] = () if order == names else order
         return made
@@ -231,8 +233,7 @@ class Scanner:
         name = customer[1:].decode()
         if not is_name(name):
             return None
-        if len(self._alone) > KNOWN_MAX:
-            self._alone.clear()
+        self._room.left -= 1
         made = self._alone[customer] = counted(None, name) + value(None, None)
         return made
 
@@ -299,12 +300,15 @@ _LOW: Any = tuple(None if (bits := _bits(two)) is None or bits & 1 else bits >> 
 _MIDDLE: Any = tuple(None if (bits := _bits(two)) is None else bits << 13 for two in range(65_536))
 
 
+HIGHS_MAX = 10_000  # each is two minutes
+
+
 class _High(dict[int, int]):
     def __missing__(self, four: int) -> int:
         low, last = _bits(four & 0xFFFF), four >> 24
         if low is None or not four & 0x800000 or not 0 < last < 0x80:
             raise _Unusual
-        if len(self) > KNOWN_MAX:
+        if len(self) > HIGHS_MAX:
             self.clear()
         made = self[four] = low << 27 | (four >> 16 & 0x7F) << 41 | last << 48
         return made

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from billing.placing import Spread
 from schemas import binary
 from schemas.framing import SINGLE_OBJECT
 from schemas.released import bundled, newest
+from services import usage_readers
 from services.usage_identity import identities, identity_bytes, mask_of
 from services.usage_intake import judge
 from services.usage_judged import Judged
@@ -40,6 +42,16 @@ METERS = (
 
 UUIDS = [f"0192f{each}11-2b3c-7d4e-8f50-61728394a5b6" for each in range(10)]
 UUIDS = [each[:8] + "-" + each.split("-", 1)[1] for each in UUIDS]
+
+
+EVENT = {
+    "id": "",
+    "source": "s",
+    "type": "api",
+    "customer": "c",
+    "time": NOON_US,
+    "properties": {"bytes": "1", "region": "eu"},
+}
 
 
 def encoded(events: list[dict[str, Any]], tenant: str = TENANT) -> bytes:
@@ -173,3 +185,15 @@ def test_identities_of_many_are_those_of_each(named: list[tuple[str, str]]) -> N
 def test_ids_of_one_source_never_meet_and_keep_their_time() -> None:
     assert len({identity_bytes(source, id) for source in ("s", "t") for id in (*UUIDS, UUIDS[0].upper(), "e")}) == 24
     assert identity_bytes("s", UUIDS[3])[:6] == bytes.fromhex(UUIDS[3].replace("-", "")[:12])
+
+
+def test_caches_start_anew_when_they_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_readers, "ROOM", 10)
+    log = Log()
+    for at in range(6):
+        sent = [
+            {**EVENT, "id": f"0192f011-2b3c-7d4e-8f50-6172839{at}0{n:03}", "customer": f"c{at}-{n}"} for n in range(5)
+        ]
+        log.append(encoded(sent), headers={"tenant": TENANT.encode()})
+    made = same(log, control(meters=METERS), Layout(1), lambda _: True, set())
+    assert made.size == 30
