@@ -306,9 +306,11 @@ def _check_scheme(tx: postgres.Cursor, number: int) -> None:
 
 def _months(judged: Judged) -> set[date]:
     """First days of the months (UTC) of the events."""
-    times = list(judged.times_us())
-    ends = {_month(min(times)), _month(max(times))} if times else set()
-    return ends if len(ends) < 2 else {_month(each) for each in times}
+    found: set[date] = set()
+    for times in judged.times_us():
+        ends = {_month(min(times)), _month(max(times))} if times else set()
+        found |= ends if len(ends) < 2 else {_month(each) for each in times}
+    return found
 
 
 def _month(time_us: int) -> date:

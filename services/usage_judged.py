@@ -111,13 +111,12 @@ class Judged:
             found.update(made[0] for each in (*run.claims, *amended, *repeats) for made in each.contributions)
         return found
 
-    def times_us(self) -> Iterator[int]:
-        """The times of what may count, of all runs."""
+    def times_us(self) -> Iterator[list[int]]:
+        """The times of what may count, of all runs, in pieces."""
         for run in self.runs():
-            yield from (each.time_us for each in run.claims)
-            yield from (each.amended.time_us for each in run.corrections if each.amended is not None)
-            for scanned in run.scanned:
-                yield from scanned.times_us
+            amended = [each.amended.time_us for each in run.corrections if each.amended is not None]
+            yield amended + [each.time_us for each in run.claims]
+            yield from (each.times_us for each in run.scanned)
 
     def settle(self, taken: Taken) -> int:
         """How many claims count. `taken`: those that came too late, by the content of the earlier event.

@@ -35,17 +35,21 @@ class Scanned(NamedTuple):
     """What each adds to the first meter that it feeds, or that it feeds none."""
     further: list[tuple[int, bytes | Pending]]
     """What others of their meters are added, by where the event stands in the lists."""
+    is_pending: bool
+    """Whether one of them is of a series whose integer is not known yet."""
     left: list[int]
     """The places of the other events."""
 
     def series(self) -> set[Series]:
         """Those whose integers are not known yet."""
+        if not self.is_pending:
+            return set()
         added = [*self.firsts, *[each for _, each in self.further]]
         return {each.series for each in added if isinstance(each, Pending)}
 
     def rows(self, ids: Mapping[Series, int]) -> bytes:
         """For the COPY (`projections.usage_rows`). `ids`: of `series`."""
-        firsts = [each if each.__class__ is bytes else settled(each, ids) for each in self.firsts]
+        firsts: Any = [settled(each, ids) for each in self.firsts] if self.is_pending else self.firsts
         further = [(at, settled(each, ids)) for at, each in self.further]
         return record_rows(self.place, self.indexes, self.identities, self.contents, self.times_us, firsts, further)
 
@@ -138,7 +142,8 @@ class Scanner:
         contents = [content_hash(each) for each in found.contents]
         further = [(at, more) for at, index in enumerate(found.indexes) for more in found.further.get(index, ())]
         left = sorted(set(range(count)).difference(found.indexes)) if len(named) < count else []
-        return Scanned(place, found.indexes, named, contents, found.times_us, found.firsts, further, left)
+        is_pending = Pending in set(map(type, found.firsts)) or any(isinstance(each, Pending) for _, each in further)
+        return Scanned(place, found.indexes, named, contents, found.times_us, found.firsts, further, is_pending, left)
 
     def _read(self, body: bytes, at: int, tenant: bytes) -> tuple[_Columns, int]:
         """The events that are plainly in order, and how many there are. The loop that all usage passes."""
