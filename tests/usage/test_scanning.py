@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.metering import Aggregation, Filter, Meter, UsageControl
@@ -72,7 +72,7 @@ ids = st.one_of(
 )
 plain = st.fixed_dictionaries(
     {
-        "id": st.uuids().map(str),
+        "id": st.one_of(st.uuids().map(str), st.sampled_from(UUIDS[:3])),
         "source": st.sampled_from(["s", "t"]),
         "type": st.sampled_from(["api", "flow"]),
         "customer": st.sampled_from(["c1", "c2"]),
@@ -95,7 +95,10 @@ strange = st.fixed_dictionaries(
         "properties": properties,
     }
 )
-records = st.lists(st.one_of(plain, plain, strange), min_size=1, max_size=6).map(encoded)
+nearly_plain = st.tuples(plain, strange, st.sampled_from(sorted(EVENT))).map(
+    lambda made: {**made[0], made[2]: made[1][made[2]]}
+)
+records = st.lists(st.one_of(plain, plain, nearly_plain, strange), min_size=1, max_size=6).map(encoded)
 broken = st.tuples(records, st.integers(0, 400), st.integers(0, 255)).map(
     lambda made: made[0][: 10 + made[1]] + bytes((made[2],)) + made[0][11 + made[1] :]
 )
@@ -143,6 +146,7 @@ def same(log: Log, made: UsageControl, layout: Layout, known: Any, taken: set[tu
     return quickly
 
 
+@settings(max_examples=300)
 @given(
     st.lists(st.one_of(records, records, broken, st.just(void("e-1"))), min_size=1, max_size=5),
     st.sampled_from([lambda _: True, lambda at: at % 3 > 0, lambda _: False]),
@@ -155,7 +159,7 @@ def test_what_is_scanned_comes_to_what_is_decoded(written: list[Any], known: Any
     same(log, control(meters=METERS), Layout(1), known, taken)
 
 
-@given(st.lists(plain, min_size=1, max_size=8))
+@given(st.lists(plain, min_size=1, max_size=8, unique_by=lambda each: (each["source"], each["id"])))
 def test_events_in_order_are_all_scanned(events: list[dict[str, Any]]) -> None:
     log = Log()
     log.append(encoded(events), headers={"tenant": TENANT.encode()})
@@ -197,3 +201,63 @@ def test_caches_start_anew_when_they_are_full(monkeypatch: pytest.MonkeyPatch) -
         log.append(encoded(sent), headers={"tenant": TENANT.encode()})
     made = same(log, control(meters=METERS), Layout(1), lambda _: True, set())
     assert made.size == 30
+
+
+@pytest.mark.parametrize("kind", ["api", "odd"])
+@pytest.mark.parametrize("records", [[["api", "KIND"]], [["KIND", "api"]], [["api"], ["KIND"]], [["KIND"], ["api"]]])
+def test_the_first_of_an_identity_in_the_log_counts(records: list[list[str]], kind: str) -> None:
+    """`odd` has a condition: its events are left by the scanner."""
+    log = Log()
+    for number, kinds in enumerate(records):
+        told = [kind if each == "KIND" else each for each in kinds]
+        events = [{**EVENT, "id": UUIDS[0], "type": each, "customer": f"c{number}{at}"} for at, each in enumerate(told)]
+        log.append(encoded([*events, {**EVENT, "id": UUIDS[1 + number]}]), headers={"tenant": TENANT.encode()})
+    made = same(log, control(meters=METERS), Layout(1), lambda _: True, set())
+    assert made.size == 1 + len(records)
+
+
+@pytest.mark.parametrize("plain_first", [True, False])
+def test_what_avro_allows_and_no_writer_writes_is_not_misread(plain_first: bool) -> None:
+    long_ago = datetime(1972, 3, 1, tzinfo=UTC)
+    early = encoded([{**EVENT, "id": UUIDS[0], "time": (long_ago - EPOCH) // timedelta(microseconds=1)}])
+    time = early.index(b"\x02c") + 2
+    longer = early[: time + 6] + bytes((early[time + 6] | 0x80, 0)) + early[time + 7 :]
+    plainly = encoded([{**EVENT, "id": UUIDS[0]}])
+    pairs = plainly.index(b"\x04\x0abytes")
+    twice = plainly[:pairs] + b"\x06\x0abytes\x027" + plainly[pairs + 1 :]
+    for written, clock in (((early, longer), long_ago), ((plainly, twice), None)):
+        log = Log()
+        for value in written if plain_first else reversed(written):
+            log.append(value, headers={"tenant": TENANT.encode()})
+        made = same(log, control(meters=METERS, clock=clock), Layout(1), lambda _: True, set())
+        (fates,) = made.fates.values()
+        assert (fates.counted, fates.duplicate) == (1, 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("id", "a\nb"),
+        ("id", ""),
+        ("source", "x\n"),
+        ("type", "none"),
+        ("customer", "c\n"),
+        ("customer", ""),
+        ("time", NOON_US - 40 * DAY_US),
+        ("time", NOON_US + 2 * DAY_US),
+        ("properties", {"bytes": "1", "region": "a\0b"}),
+        ("properties", {"bytes": "1", "region": "eu", "other": "\0"}),
+        ("properties", {"bytes": "1", "region": "eu", "kind": "", "user": "a\0b"}),
+        ("properties", {"bytes": "-1"}),
+        ("properties", {"region": "eu"}),
+    ],
+)
+def test_what_is_refused_is_left_and_takes_no_other_with_it(field: str, told: Any, known: bool) -> None:
+    log = Log()
+    log.append(
+        encoded([{**EVENT, "id": UUIDS[0]}, {**EVENT, "id": UUIDS[1], field: told}, {**EVENT, "id": UUIDS[2]}]),
+        headers={"tenant": TENANT.encode()},
+    )
+    made = same(log, control(meters=METERS), Layout(1), lambda _: known, set())
+    assert (made.size, len(made.refusals)) == (2, 1)
