@@ -124,7 +124,10 @@ def report_lag(app: App, batch: Batch) -> None:
     """Say that `batch` was applied, and how many records of its partition lie after it."""
     if app.watchdog is not None:
         app.watchdog.applied((batch.topic, batch.partition), batch.next_offset)
-    end = app.consumer.highwater(TP(app.settings.topic(batch.topic), batch.partition))
+    try:
+        end = app.consumer.highwater(TP(app.settings.topic(batch.topic), batch.partition))
+    except AssertionError:  # it was taken away while the batch was applied: aiokafka has no other way to say so
+        return
     if end is not None:
         telemetry.LAG.labels(batch.topic, str(batch.partition)).set(max(0, end - batch.next_offset))
 

@@ -260,3 +260,14 @@ def test_a_partition_that_is_read_anew_is_forgotten() -> None:
     buffer = filled(record(5), record(6), record(0, partition=1))
     buffer.forget((TOPIC, 0))
     assert offsets(buffer.take()) == [(1, 0)]
+
+
+def test_a_partition_that_is_taken_away_while_its_batch_is_applied_is_no_error() -> None:
+    """Or each rebalance under load would end the process."""
+
+    def highwater(_: Any) -> int:
+        raise AssertionError("Partition is not assigned")
+
+    consumer = SimpleNamespace(highwater=highwater)
+    app: Any = SimpleNamespace(watchdog=None, consumer=consumer, settings=SimpleNamespace(topic=str))
+    faust_app.report_lag(app, Batch([], 0, position=("usage.events", 0), next_offset=7))
