@@ -104,7 +104,8 @@ class _Intake:
         assert record.value is not None
         claims = {} if self._run.corrections else self._claims.setdefault(tenant, {})
         place = Place(tenant, record.offset, _appended_us(record))
-        scanned = self._scanners.of(measuring).scan(record.value, start, place, record.partition, claims)
+        accepted_us = measuring.accepted_us(place.appended_us)
+        scanned = self._scanners.of(measuring).scan(record.value, start, place, record.partition, accepted_us, claims)
         if scanned is None:
             return False
         left: list[tuple[int, RawEvent]] = []

@@ -24,6 +24,7 @@ class Pending(NamedTuple):
 
 
 def settled(added: bytes | Pending, ids: Mapping[Series, int]) -> bytes:
+    """`added` as columns of a row, now that the integers of all series are known."""
     if isinstance(added, Pending):
         return counted(ids[added.series], added.series.customer) + added.value
     return added

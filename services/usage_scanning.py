@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from billing.metering import UsageControl
 from projections.usage_rows import Place, Series, counted, record_rows, value
 from services.usage_identity import content_hash, identities, identity_bytes, mask_of
 from services.usage_measuring import Measuring, is_name
@@ -102,33 +103,41 @@ class Scanners:
             self._scanners, self._room = WeakKeyDictionary(), Room()
         scanner = self._scanners.get(measuring)
         if scanner is None:
-            scanner = self._scanners[measuring] = Scanner(measuring, self._layout, self.series, self._room)
+            scanner = self._scanners[measuring] = Scanner(measuring.control, self._layout, self.series, self._room)
         return scanner
 
 
 class Scanner:
     """Reads records as one control record says. Threads may share it."""
 
-    def __init__(self, measuring: Measuring, layout: Layout, known: KnownSeries, room: Room) -> None:
-        self._control = measuring.control
-        self._accepted_us = measuring.accepted_us
+    def __init__(self, control: UsageControl, layout: Layout, known: KnownSeries, room: Room) -> None:
+        # Not the `Measuring`, which could never be forgotten then: it is the weak key under which this is found.
+        self._control = control
         self._layout = layout
         self._room = room
         self._readers: dict[str, list[Reader]] = {}
-        for meter in measuring.control.meters:
-            self._readers.setdefault(meter.event_type, []).append(Reader(measuring.control.tenant, meter, known, room))
+        for meter in control.meters:
+            self._readers.setdefault(meter.event_type, []).append(Reader(control.tenant, meter, known, room))
         self._heads: dict[bytes, _Head | None] = {}
         self._alone: dict[bytes, bytes] = {}
         self._orders: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
 
-    def scan(self, body: bytes, at: int, place: Place, partition: int, claimed: Mapping[bytes, Any]) -> Scanned | None:
+    def scan(
+        self,
+        body: bytes,
+        at: int,
+        place: Place,
+        partition: int,
+        accepted_us: tuple[int, int],
+        claimed: Mapping[bytes, Any],
+    ) -> Scanned | None:
         """The batch whose Avro is in `body` from `at` on, or None.
 
-        `claimed`: identities that came before; events that have one are left.
+        Events outside the times that are accepted are left, and those with an identity of `claimed`, which came before.
         """
         try:
             found, count = self._read(body, at, place.tenant.encode())
-            found = self._in_order(found, place.appended_us, partition)
+            found = self._in_order(found, accepted_us, partition)
             named = identities(found.ids, [each.mask for each in found.heads])
             if named is None:
                 named = [_identity(head.source, id) for head, id in zip(found.heads, found.ids, strict=True)]
@@ -200,14 +209,14 @@ class Scanner:
             raise _Unusual
         return found, count
 
-    def _in_order(self, found: _Columns, appended_us: int, partition: int) -> _Columns:
+    def _in_order(self, found: _Columns, accepted_us: tuple[int, int], partition: int) -> _Columns:
         """Those of an accepted time, in the right partition, whose texts hold no NUL."""
         texts = b"".join(found.properties)
         texts.decode()
         dropped: set[int] = set()
         if texts.count(0) != len(found.properties):  # besides the end of each block
             dropped.update(at for at, each in enumerate(found.properties) if each.count(0) != 1)
-        oldest, newest = self._accepted_us(appended_us)
+        oldest, newest = accepted_us
         if found.times_us and not oldest <= min(found.times_us) <= max(found.times_us) <= newest:
             dropped.update(at for at, each in enumerate(found.times_us) if not oldest <= each <= newest)
         if self._control.spread:
@@ -283,10 +292,10 @@ def _opening(body: bytes, at: int, tenant: bytes) -> tuple[int, int]:
 
 def _ordered(names: tuple[bytes, ...], values: dict[bytes, bytes]) -> bytes:
     """Pairs of a map by `names`, with the end of the block."""
-    return b"".join([part for name in names for part in (name, LENGTHS[2 * len(values[name])], values[name])]) + b"\0"
+    return b"".join([part for name in names for part in (name, _ONE_BYTE[2 * len(values[name])], values[name])]) + b"\0"
 
 
-LENGTHS = [bytes((each,)) for each in range(256)]
+_ONE_BYTE = [bytes((each,)) for each in range(256)]
 
 # A length below 64 is one byte; what is none leads to a TypeError, and the record to `usage_intake`.
 _LENGTH: Any = tuple(byte >> 1 if byte < 0x80 and byte % 2 == 0 else None for byte in range(256))

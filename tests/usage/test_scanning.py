@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -201,6 +203,18 @@ def test_caches_start_anew_when_they_are_full(monkeypatch: pytest.MonkeyPatch) -
         log.append(encoded(sent), headers={"tenant": TENANT.encode()})
     made = same(log, control(meters=METERS), Layout(1), lambda _: True, set())
     assert made.size == 30
+
+
+def test_what_read_by_older_meters_is_forgotten() -> None:
+    scanners = Scanners(1, Layout(1))
+    measuring = Measuring(control(METERS), 0, b"")
+    scanner = weakref.ref(scanners.of(measuring))
+    assert scanner() is scanners.of(measuring)
+
+    del measuring
+    gc.collect()
+
+    assert scanner() is None
 
 
 @pytest.mark.parametrize("kind", ["api", "odd"])
