@@ -129,10 +129,23 @@ def reader(config: KafkaConfig) -> ReadLog:
     """Reads from Kafka."""
 
     def read(partition: int, start: int, end: int) -> Iterator[Sequence[Record]]:
+        expected = start
+        for records in kafka.scan(config, usage.TOPIC, {partition: start}, {partition: end}):
+            follows = records[-1].offset + 1
+            if follows - expected > len(records):
+                check_kept(partition, expected)
+            yield records
+            expected = follows
+        if expected < end:
+            check_kept(partition, expected)
+
+    def check_kept(partition: int, offset: int) -> None:
+        """Offsets that hold no record may be markers of transactions, or what retention took, even while it is read."""
         kept = kafka.start_offsets(config, usage.TOPIC, [partition])[partition]
-        if kept > start:
-            raise LogTooShort(f"the log of partition {partition} begins at offset {kept}; events from {start} on count")
-        return kafka.scan(config, usage.TOPIC, {partition: start}, {partition: end})
+        if kept > offset:
+            raise LogTooShort(
+                f"the log of partition {partition} begins at offset {kept}; events from {offset} on count"
+            )
 
     return read
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+import confluent_kafka
+import confluent_kafka.admin
+
 from billing.ids import TenantId
 from billing.invoicing import PartitionPosition
 from billing.metering import UsageBatch, UsageControl, UsageEvent
@@ -82,3 +85,11 @@ def count_log(settings: Settings, pool: postgres.Pool) -> None:
             if mine := [each for each in records if each.partition == partition]:
                 store.apply(Batch(mine, starts[partition]))
                 starts[partition] = mine[-1].offset + 1
+
+
+def cut_by_retention(settings: Settings, partition: int, before: int) -> None:
+    """As retention does, which takes the oldest records first."""
+    client = confluent_kafka.admin.AdminClient(settings.kafka_client())
+    place = confluent_kafka.TopicPartition(f"{settings.topic_prefix}usage.events", partition, before)
+    (done,) = client.delete_records([place]).values()
+    assert done.result(120).low_watermark == before

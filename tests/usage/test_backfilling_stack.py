@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from infra import postgres
+from infra.kafka import KafkaConfig
 from projections import generation
+from services.usage_backfilling import LogTooShort, reader
 from tests.cli.test_commands import Run, runner
+from tests.projections.history import START
+from tests.projections.usage_log import calls, cut_by_retention, send
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -65,6 +69,21 @@ def told(run: Run, *words: str) -> Any:
     code, out, err = run(*words)
     assert code == 0, err
     return json.loads(out)
+
+
+@pytest.mark.parametrize("kept_from", [3, 6])
+def test_a_log_that_is_cut_before_it_was_read_is_told_to_be_too_short(stack: Stack, kept_from: int) -> None:
+    settings = stack.fresh(usage_partitions=1)
+    for number in range(6):
+        send(settings, "acme", calls("ann", 1, START, prefix=str(number)))
+    read = reader(KafkaConfig.of(settings))
+    assert [each.offset for records in read(0, 2, 6) for each in records] == [2, 3, 4, 5]
+
+    begun = iter(read(0, 2, 6))
+    cut_by_retention(settings, 0, kept_from)
+
+    with pytest.raises(LogTooShort, match=f"begins at offset {kept_from}; events from 2 on count"):
+        list(begun)
 
 
 def test_an_invoice_waits_for_a_backfill_and_bills_its_result(tallybook: Any, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
-import confluent_kafka
-import confluent_kafka.admin
 import pytest
 
 from billing.catalog import PriceBookPublished
@@ -30,7 +28,7 @@ from services.reconcile import Reconciliation, TenantCount, reconcile
 from services.usage_recount import Recount
 from tests.projections import log
 from tests.projections.history import START, History
-from tests.projections.usage_log import append, calls, count_log, measure_from_now_on, send
+from tests.projections.usage_log import append, calls, count_log, cut_by_retention, measure_from_now_on, send
 from tests.stack import Stack
 
 IN_JANUARY = START + timedelta(days=3)
@@ -169,14 +167,6 @@ def recounted(settings: Settings, pool: postgres.Pool) -> Iterator[Recount]:
 def test_what_is_missing_is_named(books: Books, statement: str, said: str) -> None:
     books.tamper(statement)
     assert any(each.startswith(said) for each in books.count().differences)
-
-
-def cut_by_retention(settings: Settings, partition: int, before: int) -> None:
-    """As retention does, which takes the oldest records first."""
-    client = confluent_kafka.admin.AdminClient(settings.kafka_client())
-    place = confluent_kafka.TopicPartition(f"{settings.topic_prefix}usage.events", partition, before)
-    (done,) = client.delete_records([place]).values()
-    assert done.result(120).low_watermark == before
 
 
 def test_what_retention_removed_is_said_and_is_no_difference(books: Books) -> None:
