@@ -163,13 +163,13 @@ def _received(
         for record in records:
             upto = trusted.get(record.partition)
             if upto is NO_END:
-                upto = trusted[record.partition] = _hour(record.appended_at)
+                upto = trusted[record.partition] = hour_of(record.appended_at)
                 start = starts[record.partition]
                 notes.append(
                     f"{usage.TOPIC}/{record.partition} begins at offset {start}: events appended up to the end of hour"
                     f" {upto:%Y-%m-%d %H}:00 UTC are taken from the hourly counts, later ones were counted again"
                 )
-            if upto is not None and _hour(record.appended_at) <= upto:
+            if upto is not None and hour_of(record.appended_at) <= upto:
                 continue
             tenant, events = events_in(record)
             if events:
@@ -187,7 +187,8 @@ def _received(
     return received, notes
 
 
-def _hour(instant: datetime) -> datetime:
+def hour_of(instant: datetime) -> datetime:
+    """The beginning of its hour."""
     return instant.replace(minute=0, second=0, microsecond=0)
 
 

@@ -2,12 +2,13 @@
 
 Consumes  usage.events, every partition, from its own places
 Produces  nothing; gauges, and an error line for each tenant and hour that does not add up
-Owns      app.usage_received and its places in app.consumer_offset
+Owns      app.usage_received, app.usage_recount_gap and its places in app.consumer_offset
 Repeats   safely because counts and places are one Postgres transaction and places move by compare-and-set: of two
           instances one counts a record, the other reads its place again
 
 It knows records and how many events they hold, nothing of identities, meters or bounds. An hour is compared once both
-have passed all of it, in one snapshot, so that neither's lag is mistaken for a loss.
+have passed all of it, in one snapshot, so that neither's lag is mistaken for a loss. Where retention took records
+before they were counted here, the hours they may lie in are a gap, and are not compared.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from infra import postgres, telemetry
-from infra.errors import Conflict, Transient
+from infra import kafka, postgres, telemetry
+from infra.errors import Conflict, Misconfigured, Transient
 from infra.failpoints import failpoint
 from infra.kafka import Consumer, KafkaConfig, Record
 from infra.settings import Settings
@@ -28,7 +29,7 @@ from infra.shutdown import on_signals
 from infra.watchdog import Watchdog, watched
 from projections import generation, usage
 from services.event_intake import MOVE_PLACE
-from services.reconcile import events_in
+from services.reconcile import events_in, hour_of
 
 log = telemetry.logger("services.usage_recount")
 
@@ -60,6 +61,20 @@ class Difference:
     """Events with a fate."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records of one partition that retention took before they were counted a second time."""
+
+    partition: int
+    first_offset: int
+    next_offset: int
+    """The first that the log still had."""
+    since: datetime | None
+    """First hour they may lie in; None: any before `until`."""
+    until: datetime | None
+    """Last such hour: that of the first record behind them, which may not be whole. None: no record came yet."""
+
+
 def main(settings: Settings) -> int:
     """Count and compare until SIGTERM."""
     stop = on_signals()
@@ -87,8 +102,11 @@ class Recount:
         self._pool = pool
         self._watchdog = watchdog
         self._partitions = range(settings.usage_partitions)
-        self._consumer = Consumer(KafkaConfig.of(settings), NAME, reset="earliest")
+        self._config = KafkaConfig.of(settings)
+        self._consumer = Consumer(self._config, NAME)
         self._next: dict[int, int] = {}
+        self._in_gap: frozenset[int] = frozenset()
+        """Partitions of which no record behind the last gap was seen yet."""
         self._known: dict[tuple[str, datetime, int], Difference] = {}
         self._checked_s = self._swept_s = float("-inf")
 
@@ -97,11 +115,12 @@ class Recount:
 
         Raises:
             Conflict: another instance moved a place; `rewind` and go on.
-            Transient: the log or Postgres is away; `rewind` and go on after a pause.
+            Transient: the log or Postgres is away, or the log does not reach back to a place any more; `rewind` and go
+                on after a pause.
         """
         if not self._next:
             self._place()
-        records = self._consumer.poll(_RECORDS_MAX, timeout_s)
+        records = self._poll(timeout_s)
         ends = {each.partition: each.offset + 1 for each in records}
         if not records:  # markers of transactions may stand before the end
             at = {each: self._consumer.position((usage.TOPIC, each)) for _, each in self._consumer.at_end}
@@ -109,14 +128,18 @@ class Recount:
         if not ends:
             return 0
         rows = _rows(records)
+        behind = {each.partition: hour_of(each.appended_at) for each in reversed(records)} if self._in_gap else {}
         with postgres.transaction(self._pool) as tx:
             for partition, end in sorted(ends.items()):
                 moved = {"consumer": NAME, "topic": usage.TOPIC, "partition": partition, "end": end}
                 if tx.execute(MOVE_PLACE, {**moved, "expected": self._next[partition]}).rowcount != 1:
                     raise Conflict(f"{usage.TOPIC}/{partition} is not at {self._next[partition]}: another one counted")
             tx.executemany(_ADD, rows)
+            for partition in self._in_gap & behind.keys():
+                tx.execute(_END_GAP, {"partition": partition, "until": behind[partition]})
             failpoint("recount.before_commit")
         self._next |= ends
+        self._in_gap -= behind.keys()
         if self._watchdog is not None:
             for partition, end in ends.items():
                 self._watchdog.applied((usage.TOPIC, partition), end)
@@ -165,14 +188,36 @@ class Recount:
         """Let go of the brokers."""
         self._consumer.close()
 
+    def _poll(self, timeout_s: float) -> list[Record]:
+        try:
+            return self._consumer.poll(_RECORDS_MAX, timeout_s)
+        except Misconfigured as e:  # so says the client where its place is gone
+            begins = kafka.start_offsets(self._config, usage.TOPIC, self._partitions)
+            if all(begins[each] <= at for each, at in self._next.items()):
+                raise
+            raise Transient(f"{usage.TOPIC} was cut before it was counted again") from e
+
     def _place(self) -> None:
+        begins = kafka.start_offsets(self._config, usage.TOPIC, self._partitions)
         with postgres.transaction(self._pool) as tx:
             stored = places(tx)
-        self._next = {each: stored.get(each, 0) for each in self._partitions}
+            at = {each: stored.get(each, 0) for each in self._partitions}
+            cut = {each: begin for each, begin in begins.items() if begin > at[each]}
+            for partition, begin in cut.items():
+                self._skip(tx, partition, at[partition], begin)
+            self._in_gap = frozenset(each.partition for each in gaps(tx) if each.until is None)
+        self._next = at | cut
         starts = {(usage.TOPIC, each): at for each, at in self._next.items()}
         self._consumer.assign(starts)
         if self._watchdog is not None:
             self._watchdog.holds(starts)
+
+    def _skip(self, tx: postgres.Cursor, partition: int, at: int, begin: int) -> None:
+        moved = {"consumer": NAME, "topic": usage.TOPIC, "partition": partition, "expected": at, "end": begin}
+        if tx.execute(MOVE_PLACE, moved).rowcount != 1:
+            raise Conflict(f"{usage.TOPIC}/{partition} is not at {at}: another one counted")
+        tx.execute(_BEGIN_GAP, moved)
+        log.warning("the log was cut before it was counted again", partition=partition, offset=at, next_offset=begin)
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[str, datetime, int, int, int, int]]:
@@ -182,7 +227,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, datetime, int, int, int,
         tenant, events = events_in(record)
         if not events:
             continue
-        key = (tenant, record.appended_at.replace(minute=0, second=0, microsecond=0), record.partition)
+        key = (tenant, hour_of(record.appended_at), record.partition)
         counted = made.setdefault(key, [0, record.offset, record.offset])
         counted[0] += events
         counted[2] = record.offset
@@ -196,8 +241,16 @@ def places(tx: postgres.Cursor) -> dict[int, int]:
     )
 
 
+def gaps(tx: postgres.Cursor) -> list[Gap]:
+    """What of the log could never be counted a second time, by partition and from the oldest."""
+    return [Gap(*row) for row in tx.execute(_GAPS).fetchall()]
+
+
 def differences(tx: postgres.Cursor, since: datetime = _BEGINNING) -> list[Difference]:
-    """What does not add up from the hour `since` on, as far as both counts have passed; sets the snapshot of `tx`."""
+    """What does not add up from the hour `since` on, as far as both counts have passed; sets the snapshot of `tx`.
+
+    Hours in a `Gap` are left out.
+    """
     tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     number = generation.enter(tx, usage.SET)
     asked: dict[str, Any] = {"since": since, "consumer": NAME, "set": usage.SET, "generation": number}
@@ -211,11 +264,14 @@ class Hour:
     tenant: str
     hour: datetime
     received: int
-    """Events in the log, as far as they were counted a second time."""
+    """Events in the log, as far as they were counted a second time: in the hours of a `Gap` less than there were."""
     counted: int
     duplicate: int
     conflict: int
     rejected: int
+    voided: int
+    """Corrections appended in the hour, like the next: they are no events, and what they correct stays `counted`."""
+    amended: int
 
 
 def hours(tx: postgres.Cursor, since: datetime, tenant: str | None = None) -> list[Hour]:
@@ -231,6 +287,18 @@ VALUES (%s, %s, %s, %s, %s, %s)
        first_offset = least(usage_received.first_offset, EXCLUDED.first_offset),
        last_offset = greatest(usage_received.last_offset, EXCLUDED.last_offset)
 """
+
+_GAPS = """
+SELECT partition, first_offset, next_offset, since, until FROM app.usage_recount_gap ORDER BY partition, first_offset
+"""
+
+# Records come by their append: those that are missing are no older than the newest that was counted.
+_BEGIN_GAP = """
+INSERT INTO app.usage_recount_gap (partition, first_offset, next_offset, since)
+SELECT %(partition)s, %(expected)s, %(end)s, (SELECT max(hour) FROM app.usage_received WHERE partition = %(partition)s)
+"""
+
+_END_GAP = "UPDATE app.usage_recount_gap SET until = %(until)s WHERE partition = %(partition)s AND until IS NULL"
 
 # Where this count is ahead, a row is complete in both if its last record is applied. Where the aggregator is ahead, an
 # hour counts as complete once this count has seen records of the hour after the next one.
@@ -252,6 +320,9 @@ SELECT tenant_id, hour, partition, coalesce(r.events, 0), coalesce(f.accounted, 
  WHERE coalesce(r.events, 0) <> coalesce(f.accounted, 0)
    AND CASE WHEN p.recounted >= p.applied THEN coalesce(r.last_offset, -1) < p.applied
             ELSE hour < p.newest - interval '1 hour' END
+   AND NOT EXISTS (SELECT FROM app.usage_recount_gap g
+                    WHERE g.partition = p.partition AND hour >= coalesce(g.since, '-infinity')
+                      AND hour <= coalesce(g.until, 'infinity'))
  ORDER BY tenant_id, hour, partition
 """
 
@@ -259,10 +330,11 @@ _HOURS = """
 WITH received AS (SELECT tenant_id, hour, sum(events)::bigint AS events
                     FROM app.usage_received WHERE hour >= %(since)s GROUP BY tenant_id, hour),
      fate AS (SELECT tenant_id, hour, sum(counted)::bigint AS counted, sum(duplicate)::bigint AS duplicate,
-                     sum(conflict)::bigint AS conflict, sum(rejected)::bigint AS rejected
+                     sum(conflict)::bigint AS conflict, sum(rejected)::bigint AS rejected,
+                     sum(voided)::bigint AS voided, sum(amended)::bigint AS amended
                 FROM usage_fate WHERE hour >= %(since)s GROUP BY tenant_id, hour)
 SELECT tenant_id, hour, coalesce(events, 0), coalesce(counted, 0), coalesce(duplicate, 0), coalesce(conflict, 0),
-       coalesce(rejected, 0)
+       coalesce(rejected, 0), coalesce(voided, 0), coalesce(amended, 0)
   FROM received
   FULL JOIN fate USING (tenant_id, hour)
  WHERE tenant_id = coalesce(%(tenant)s, tenant_id)

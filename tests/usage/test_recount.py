@@ -15,15 +15,15 @@ from structlog.testing import capture_logs
 
 from billing.ids import TenantId
 from billing.metering import UsageAmended, UsageVoided
-from infra import postgres
+from infra import kafka, postgres
 from infra.errors import Conflict
-from infra.kafka import partition_for
+from infra.kafka import KafkaConfig, partition_for
 from infra.settings import Settings
 from projections import generation, usage
-from services.usage_recount import DIFFERING, UNACCOUNTED, Recount, differences
+from services.usage_recount import DIFFERING, UNACCOUNTED, Gap, Recount, differences, gaps
 from tests.cli.test_commands import runner
 from tests.projections.history import START
-from tests.projections.usage_log import append, calls, count_log, measure_from_now_on, send
+from tests.projections.usage_log import append, calls, count_log, cut_by_retention, measure_from_now_on, send
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -53,6 +53,20 @@ class Counts:
 
     def received(self) -> int:
         return int(self.one("SELECT coalesce(sum(events), 0) FROM app.usage_received"))
+
+    def end(self, partition: int) -> int:
+        return kafka.end_offsets(KafkaConfig.of(self.settings), usage.TOPIC, [partition])[partition]
+
+    def gaps(self) -> list[Gap]:
+        with postgres.transaction(self.pool) as tx:
+            return gaps(tx)
+
+    def let_pass(self, hours: int) -> None:
+        """As if what both counted, and what was cut, had been appended `hours` earlier."""
+        earlier = f"- interval '{hours} hours'"
+        self.tamper(f"UPDATE usage_fate SET hour = hour {earlier}")
+        self.tamper(f"UPDATE app.usage_received SET hour = hour {earlier}")
+        self.tamper(f"UPDATE app.usage_recount_gap SET since = since {earlier}, until = until {earlier}")
 
     def one(self, statement: str) -> int:
         with postgres.transaction(self.pool) as tx:
@@ -188,6 +202,62 @@ def test_corrections_are_no_events_and_every_hour_adds_up(
     run = runner(stack.environment(counts.settings), monkeypatch, capsys)
     code, out, _ = run("reconcile", "--hours")
     assert (code, out.splitlines()[-1]) == (0, "every hour adds up, as far as both have counted")
+    assert out.split()[:9] == ["tenant", "hour", "received", *names[1:3], "conflict", "rejected", "voided", "amended"]
+    assert out.splitlines()[1].split()[3:] == ["20", "10", "10", "0", "0", "1", "1"]
+
+
+def test_what_retention_took_before_it_was_counted_is_no_difference(
+    counts: Counts, stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First the recount starts late, then it stands while more is cut; each time it compares the hours it knows."""
+    home = partition_for("acme", counts.settings.usage_partitions)
+    counts.aggregate()
+    counts.tamper("UPDATE usage_fate SET hour = hour - interval '9 hours' WHERE tenant_id = 'acme'")
+    cut_by_retention(counts.settings, home, counts.end(home))
+    counts.recount.step(0.1)
+    with capture_logs() as said:
+        assert counts.recount.check() == []  # the log is empty: no hour is known to be whole
+    assert said == []
+    counts.send("acme", 2, "second-")
+    counts.sent -= 10
+    counts.count()
+    counts.aggregate()
+    counts.tamper("UPDATE usage_fate SET received = received + 1, rejected = rejected + 1")
+    assert counts.recount.check() == []  # the first hour in the log may not be whole
+    assert [(each.first_offset, each.since) for each in counts.gaps()] == [(0, None)]
+    counts.let_pass(3)
+    counts.send("acme", 3, "third-")
+    counts.count()
+    counts.aggregate()
+    assert counts.recount.check() == []
+    counts.send("acme", 4, "fourth-")
+    counts.aggregate()
+    counts.let_pass(2)
+    counts.send("acme", 5, "fifth-")
+    counts.aggregate()
+    cut_by_retention(counts.settings, home, counts.end(home) - 1)
+    late = Recount(counts.settings, counts.pool)
+    try:
+        eventually(lambda: late.step(0.1) == 5)
+        assert late.check() == []
+        began, again = counts.gaps()
+        assert began.until is not None
+        assert (again.since, again.until) == (began.until + timedelta(hours=3), began.until + timedelta(hours=5))
+        counts.let_pass(1)
+        counts.send("acme", 6, "sixth-")
+        counts.aggregate()
+        eventually(lambda: late.step(0.1) == 6)
+        assert late.check() == []
+        counts.tamper(f"UPDATE usage_fate SET received = 7, counted = 7 WHERE counted = 6 AND partition = {home}")
+        assert [(each.received, each.accounted) for each in late.check()] == [(6, 7)]
+    finally:
+        late.close()
+    code, out, _ = runner(stack.environment(counts.settings), monkeypatch, capsys)(
+        "reconcile", "--hours", "--last", "2"
+    )
+    assert code == 1
+    assert out.splitlines()[-2].startswith(f"note: usage.events/{home}: retention took offsets ")
+    assert out.splitlines()[-2].endswith("h are not compared")
 
 
 def test_nothing_is_counted_twice_by_a_second_instance_or_after_a_restart(counts: Counts) -> None:
