@@ -221,10 +221,15 @@ SELECT i.place, s.series
 def add_values(tx: Tx, partition: int) -> None:
     """Insert what the events left by `claim` contribute, add it to windows, and note for each customer and meter that
     it changed. The months of the events exist (`make_months`)."""
+    put_values(tx, partition)
+    tx.execute(_ADD_CHANGES)
+
+
+def put_values(tx: Tx, partition: int) -> None:
+    """As `add_values`, for who notes the changes."""
     tx.execute(_ADD_VALUES, (partition,))
     tx.execute(_ADD_WINDOWS, (partition,))
     usage_rollup.add_late(tx, partition)
-    tx.execute(_ADD_CHANGES)
 
 
 _ADD_VALUES = """

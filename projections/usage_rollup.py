@@ -10,7 +10,7 @@ learned of it, `begin` notes by its offset, and `step` adds. Readers use the sum
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -106,18 +106,19 @@ def add_late(tx: Tx, partition: int) -> None:
         _add(tx)
 
 
-def follow(tx: Tx, tenant: str, partition: int, offset: int, series: Sequence[int], hours: Sequence[datetime]) -> None:
-    """Let the sums follow what counts, or counts no more, since `offset` of the partition, in these hours of series."""
-    asked = {"tenant": tenant, "partition": partition, "offset": offset, "series": series, "hours": hours}
-    touched = "unnest(%(series)s::bigint[], %(hours)s::timestamptz[]) AS each (series, hour)"
-    tx.execute(_SLOTS.format(source=_CHANGED.format(touched=touched)), asked)
-    _add(tx)
+def end(tx: Tx, partition: int) -> None:
+    """Take those of the rows `ended` out of the sums that lie where these follow already."""
+    row = tx.execute(_HAS_ENDED).fetchone()
+    if row is not None and row[0]:
+        tx.execute(_SLOTS.format(source=_ENDED), {"partition": partition})
+        _add(tx)
 
 
 def follow_touched(tx: Tx, tenant: str, partition: int, offset: int) -> None:
-    """As `follow`, of each (series, hour) in the table `touched`; the sums have to `stop` before."""
+    """Let the sums follow what counts, or counts no more, since `offset` of the partition, in each (series, hour) in
+    the table `touched`; the sums have to `stop` before."""
     asked = {"tenant": tenant, "partition": partition, "offset": offset}
-    tx.execute(_SLOTS.format(source=_CHANGED.format(touched="touched")), asked)
+    tx.execute(_SLOTS.format(source=_CHANGED), asked)
     _add(tx)
 
 
@@ -163,11 +164,19 @@ SELECT tenant_id, series, event_time, number, %(partition)s AS partition, 1 AS s
  WHERE series IS NOT NULL AND event_time < (SELECT following FROM usage_rolled)
 """
 
+_HAS_ENDED = "SELECT EXISTS (SELECT FROM ended WHERE event_time < (SELECT following FROM usage_rolled))"
+
+_ENDED = """
+SELECT tenant_id, series, event_time, number, %(partition)s AS partition, -1 AS sign
+  FROM ended
+ WHERE event_time < (SELECT following FROM usage_rolled)
+"""
+
 # Below the offset that was noted for the sums that are on their way, they are made of what is left.
 _CHANGED = """
 SELECT v.tenant_id, v.series, v.event_time, v.number, v.partition,
        CASE WHEN v.voided_offset = %(offset)s THEN -1 ELSE 1 END AS sign
-  FROM (SELECT DISTINCT series, hour FROM {touched}) AS t
+  FROM (SELECT DISTINCT series, hour FROM touched) AS t
  CROSS JOIN usage_rolled r
   JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = t.series
                     AND v.event_time >= t.hour AND v.event_time < t.hour + interval '1 hour'
