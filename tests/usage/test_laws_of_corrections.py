@@ -100,7 +100,7 @@ def some_log(chance: random.Random) -> Log:
     for number in range(40):
         known = chance.choice(sent) if sent else some_events(chance, 0)[0]
         fresh = some_events(chance, number * 100)[: chance.randint(1, 6)]
-        match chance.choice(["events", "events", "again", "void", "void", "amend", "amend", "unknown"]):
+        match chance.choice(["events", "events", "again", "void", "void", "amend", "amend", "many", "unknown"]):
             case "events":
                 sent += fresh
                 log.append(batch(*fresh), at=APPENDED)
@@ -112,6 +112,11 @@ def some_log(chance: random.Random) -> Log:
             case "amend":
                 other = chance.choice([known, replace(fresh[0], id=known.id), replace(fresh[0], id=known.id)])
                 log.append(amendment(other), at=APPENDED)
+            case "many":
+                for _ in range(chance.randint(3, 8)):
+                    id = chance.choice([known.id, known.id, chance.choice(sent or [known]).id])
+                    other = replace(chance.choice([known, *fresh]), id=id)
+                    log.append(chance.choice([amendment(other), amendment(other), void(id)]), at=APPENDED)
             case "unknown":
                 log.append(chance.choice([void("nobody"), amendment(replace(fresh[0], id="nobody"))]), at=APPENDED)
     return log
