@@ -32,8 +32,8 @@ class Standing(NamedTuple):
     customer: str
     time: datetime
     offset: int
-    """With `index` the position of the event, or of its last amendment."""
-    index: int
+    """With `batch_index` the position of the event, or of its last amendment."""
+    batch_index: int
     amended_at: datetime | None
     """Append of the last amendment; None: never, or not known here."""
 
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
     customer: str
     time: datetime
     offset: int
-    index: int
+    batch_index: int
     voided_offset: int
     """Of the correction: from there on."""
 
@@ -55,7 +55,8 @@ def standing(tx: Tx, partition: int, keys: Collection[Key]) -> dict[Key, Standin
     tenants, identities = _columns(sorted(keys), 2)
     rows = tx.execute(_STANDING, (tenants, [each.hex() for each in identities], partition)).fetchall()
     return {
-        Key(tenant, identity.bytes): Standing(content.bytes, *rest, None) for tenant, identity, content, *rest in rows
+        Key(tenant, identity.bytes): Standing(content.bytes, voided, customer, time, offset, index, None)
+        for tenant, identity, content, voided, customer, time, offset, index in rows
     }
 
 

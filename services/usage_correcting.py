@@ -62,7 +62,9 @@ def _decided(known: dict[Key, Standing], corrections: Sequence[Correction], run:
             run.refuse_correction(each, "event_voided", "the event is voided; send another one with an id of its own")
         else:
             made.corrected.add(key)
-            made.ended.append(Ended(each.tenant, stands.customer, stands.time, stands.offset, stands.index, offset))
+            made.ended.append(
+                Ended(each.tenant, stands.customer, stands.time, stands.offset, stands.batch_index, offset)
+            )
             if amended is None:
                 known[key] = stands._replace(voided_offset=offset)
                 fates.voided += 1
@@ -84,7 +86,7 @@ def _standing(amended: Arrival) -> Standing:
         customer=amended.customer,
         time=EPOCH + timedelta(microseconds=amended.time_us),
         offset=amended.place.offset,
-        index=amended.batch_index,
+        batch_index=amended.batch_index,
         amended_at=EPOCH + timedelta(microseconds=amended.place.appended_us),
     )
 
