@@ -10,15 +10,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from billing.errors import Rejected
 from billing.period import Period
-from infra.kafka import KafkaConfig
 from infra.postgres import Cursor
 from projections import generation, usage_duplicates, usage_events
 from services import cli_world, read_models, usage_trace
 from services.cli_usage_rejected import place_of, position, time_of
 from services.usage_log import RawEvent, UsageLog
-from services.usage_position import fates_in
+from services.usage_position import fates_in, record_at
 
 LISTED = timedelta(days=35)
 FateName = Literal["counted", "unmatched", "amended", "voided", "duplicate", "conflict", "rejected"]
@@ -65,7 +63,7 @@ def list_(
     if meter is not None and fate in ("amended", "voided"):
         raise typer.BadParameter(f"events that are {fate} are listed without --meter", param_hint="--fate")
     settings = cli_world.settings()
-    with cli_world.reading(settings) as tx, closing(UsageLog(KafkaConfig.of(settings))) as log:
+    with cli_world.reading(settings) as tx, closing(UsageLog(settings)) as log:
         chosen = cli_world.the_tenant(tx, tenant)
         period = _period(tx, chosen, start, end, of_events=counts)
         generation.enter_all(tx)
@@ -92,13 +90,9 @@ def at(
 ) -> None:
     """Show what became of every event in the record at POSITION (partition/offset) of usage.events."""
     settings, asked = cli_world.settings(), place_of(place)
-    with cli_world.reading(settings) as tx, closing(UsageLog(KafkaConfig.of(settings))) as log:
-        record = log.records([asked[:2]]).get(asked[:2])
-        if record is None:
-            raise Rejected("unknown_position", f"usage.events holds no record at {place}, or not any more")
-        found = [each for each in fates_in(tx, record) if asked.batch_index in (-1, each.place.batch_index)]
-    if not found:
-        raise Rejected("unknown_position", f"the record at {place} holds no such event")
+    with cli_world.reading(settings) as tx, closing(UsageLog(settings)) as log:
+        record = record_at(log, asked.partition, asked.offset)
+        found = fates_in(tx, record, None if asked.batch_index < 0 else asked.batch_index)
     if as_json:
         print(json.dumps([asdict(each) | {"place": position(each.place)} for each in found]))
         return

@@ -84,7 +84,7 @@ def show(
     with cli_world.reading(settings) as tx:
         (found,) = _chosen(tx, cli_world.the_tenant(tx, tenant), [at], None, None, None, 1)
         since = counted_since(tx, found)
-    with closing(UsageLog(KafkaConfig.of(settings))) as log:
+    with closing(UsageLog(settings)) as log:
         record = log.records([found.place[:2]]).get(found.place[:2])
     event = None if record is None else event_in(record, found.place.batch_index)
     told = refusal(found) | {"counted_since": since, "event": event}
@@ -132,7 +132,7 @@ def _requeue(settings: Settings, tx: Cursor, refusals: list[Refused], *, dry_run
     layout = Layout(settings.usage_partitions)
     producer = None if dry_run else Producer(KafkaConfig.of(settings))
     oldest_first = refusals[::-1]
-    with closing(UsageLog(KafkaConfig.of(settings))) as log:
+    with closing(UsageLog(settings)) as log:
         for at in range(0, len(oldest_first), PAGE):
             page = oldest_first[at : at + PAGE]
             records = log.records(each.place[:2] for each in page)

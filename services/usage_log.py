@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from billing.metering import UsageAmended
 from infra.errors import Transient
-from infra.kafka import Consumer, KafkaConfig, Record, start_offsets
+from infra.kafka import Consumer, KafkaConfig, Record, end_offsets, start_offsets
+from infra.settings import Settings
 from projections.usage import TOPIC
 from projections.usage_events import Place
 from schemas.codec import UsageRecords, decode_usage_records
@@ -33,8 +34,9 @@ RawEvent = Mapping[str, Any]
 class UsageLog:
     """Reads records at given positions. Any number of threads may ask; one is served at a time."""
 
-    def __init__(self, config: KafkaConfig) -> None:
-        self._config = config
+    def __init__(self, settings: Settings) -> None:
+        self._config = KafkaConfig.of(settings)
+        self._partitions = settings.usage_partitions
         self._lock = threading.Lock()
         self._consumer: Consumer | None = None
 
@@ -62,6 +64,17 @@ class UsageLog:
             Transient: Kafka did not answer in time.
         """
         return start_offsets(self._config, TOPIC, list(partitions))
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        """The record there; None if the log does not have it, or not any more.
+
+        Raises:
+            Transient: Kafka did not answer in time.
+        """
+        # Beyond the end the client would begin anew at the beginning, and read everything.
+        if partition >= self._partitions or offset >= end_offsets(self._config, TOPIC, [partition])[partition]:
+            return None
+        return self.records([(partition, offset)]).get((partition, offset))
 
     def records(self, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Record]:
         """The records at these partitions and offsets; those that the log has not any more are missing.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
+from billing.errors import Rejected
 from billing.metering import UsageAmended, UsageControl, UsageVoided
 from infra.kafka import Record
 from infra.postgres import Cursor
@@ -17,6 +18,7 @@ from projections import generation, usage, usage_duplicates, usage_events
 from projections.usage_events import Counted, Place
 from schemas.codec import UsageRecords, decode_usage_records
 from schemas.errors import DecodeError
+from services.reconcile import events_in
 from services.usage_identity import identity_of
 from services.usage_trace import Fate, traces
 
@@ -43,8 +45,46 @@ class Told:
     """For people; may be empty."""
 
 
-def fates_in(tx: Cursor, record: Record) -> list[Told]:
-    """The fate of each event in `record`, or of all of it. `tx` reads the current projections, of all tenants."""
+class Records(Protocol):
+    """Reads the usage log again."""
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        """The record there; None if the log does not have it, or not any more. Raises `Transient`."""
+
+
+def record_at(log: Records, partition: int, offset: int, tenant: str | None = None) -> Record:
+    """The record there. `tenant`: only if it is one of theirs.
+
+    Raises:
+        Rejected: unknown_position: there is none, or not any more.
+        Transient: the log did not answer in time.
+    """
+    record = log.record(partition, offset)
+    if record is None or tenant not in (None, events_in(record)[0]):
+        raise Rejected("unknown_position", f"{usage.TOPIC} holds no record at {partition}/{offset}, or not any more")
+    return record
+
+
+def fates_in(
+    tx: Cursor, record: Record, index: int | None = None, *, first: int = 0, limit: int | None = None
+) -> list[Told]:
+    """The fate of each event in `record`, or of all of it as one. `index`: of this event alone; `first`, `limit`: from
+    this one on, at most so many.
+
+    `tx` reads the current projections, of all tenants or of the record's.
+
+    Raises:
+        Rejected: unknown_position: it holds no such event.
+    """
+    asked = slice(first, None if limit is None else first + limit) if index is None else slice(index, index + 1)
+    found = [each for each in _fates_in(tx, record, asked) if index in (None, each.place.batch_index)]
+    if not found:
+        at = f"{record.partition}/{record.offset}"
+        raise Rejected("unknown_position", f"the record at {at} holds no event {first if index is None else index}")
+    return found
+
+
+def _fates_in(tx: Cursor, record: Record, asked: slice) -> list[Told]:
     generation.enter_all(tx)
     whole = Place(record.partition, record.offset, -1)
     stored = generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
@@ -55,7 +95,8 @@ def fates_in(tx: Cursor, record: Record) -> list[Told]:
     except DecodeError:
         content = None
     events = content.events if isinstance(content, UsageRecords) else ()
-    places = [whole, *(whole._replace(batch_index=index) for index in range(len(events)))]
+    indexes = range(len(events))[asked]
+    places = [whole, *(whole._replace(batch_index=index) for index in indexes)]
     refused = {
         each.place.batch_index: Told(
             each.place, each.tenant, each.source, each.id, each.fate, f"{each.reason}: {each.detail}"
@@ -65,8 +106,8 @@ def fates_in(tx: Cursor, record: Record) -> list[Told]:
     if whole.batch_index in refused:
         return [refused[whole.batch_index]]
     if isinstance(content, UsageRecords):
-        taken = _taken(tx, content, record)
-        return [refused.get(index) or taken[index] for index in range(len(events))]
+        taken = _taken(tx, content, record, indexes)
+        return [refused.get(index) or taken[index] for index in indexes]
     if isinstance(content, UsageVoided | UsageAmended):
         event = content if isinstance(content, UsageVoided) else content.event
         said = (
@@ -78,15 +119,16 @@ def fates_in(tx: Cursor, record: Record) -> list[Told]:
     return [Told(whole, "", None, None, PRUNED, "it cannot be read, and its refusal is not kept")]
 
 
-def _taken(tx: Cursor, batch: UsageRecords, record: Record) -> dict[int, Told]:
-    """By place in the batch: what became of the events, if they were not refused."""
-    identities = [identity_of(raw["source"], raw["id"]) for raw in batch.events]
-    copies = usage_duplicates.at(tx, batch.tenant, identities, record.partition, record.offset)
-    found = {index: usage_events.found(tx, batch.tenant, identity) for index, identity in enumerate(identities)}
+def _taken(tx: Cursor, batch: UsageRecords, record: Record, indexes: Sequence[int]) -> dict[int, Told]:
+    """By place in the batch: what became of the events at `indexes`, if they were not refused."""
+    named = {index: batch.events[index] for index in indexes}
+    identities = {index: identity_of(raw["source"], raw["id"]) for index, raw in named.items()}
+    copies = usage_duplicates.at(tx, batch.tenant, list(identities.values()), record.partition, record.offset)
+    found = {index: usage_events.found(tx, batch.tenant, identity) for index, identity in identities.items()}
     standing = {index: each for index, each in found.items() if each is not None and index not in copies}
     fates = _fates(tx, batch.tenant, standing, record)
     made = {}
-    for index, raw in enumerate(batch.events):
+    for index, raw in named.items():
         if index in copies:
             fate, said = str(Fate.DUPLICATE), _counted_at(found[index])
         else:

@@ -27,6 +27,7 @@ from services.api import (
     usage,
     usage_corrections,
     usage_duplicates,
+    usage_positions,
     usage_reads,
 )
 from services.api.callers import Callers
@@ -47,6 +48,7 @@ ROUTERS = (
     usage,
     usage_corrections,
     usage_duplicates,
+    usage_positions,
     usage_reads,
     reservations,
     entitlements,

@@ -18,6 +18,7 @@ from billing.errors import Rejected
 from billing.metering import UsageAmended, UsageEvent, UsageVoided
 from infra import postgres
 from infra.clock import Clock
+from infra.kafka import Record
 from infra.postgres import Cursor, Pool
 from projections import tenants
 from projections.usage_events import Place
@@ -72,6 +73,13 @@ class UsageRecords(Protocol):
 
     def events(self, places: Iterable[Place]) -> Mapping[Place, RawEvent]:
         """The events at `places`; one that the log has not any more is missing.
+
+        Raises:
+            Transient: the log did not answer in time.
+        """
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        """The record there; None if the log does not have it, or not any more.
 
         Raises:
             Transient: the log did not answer in time.

@@ -47,7 +47,7 @@ def serve(settings: Settings) -> int:
     checks = postgres.api_pool(settings, size=CHECKS_POOL_SIZE, patience=CHECKS_PATIENCE)
     layout = Layout(settings.usage_partitions)
     usage = UsagePublisher(KafkaConfig.of(settings), layout, clock)
-    usage_log = UsageLog(KafkaConfig.of(settings))
+    usage_log = UsageLog(settings)
     try:
         with CommandClient(settings, clock=clock) as commands:
             commands.listen()

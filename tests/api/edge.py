@@ -22,6 +22,7 @@ from billing.price import Charge, Flat, PerUnit
 from billing.tenant import RegisterTenant
 from infra import postgres
 from infra.clock import SystemClock
+from infra.kafka import Record
 from infra.settings import Settings
 from projections import generation
 from projections.billing_set import apply_all
@@ -96,6 +97,10 @@ class Records:
         records = {(log.partition, record.offset): record for log in self.logs for record in log.records}
         found = {each: event_in(records[each[:2]], each.batch_index) for each in places if each[:2] in records}
         return {place: event for place, event in found.items() if event is not None}
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        found = (each for log in self.logs if log.partition == partition for each in log.records)
+        return next((each for each in found if each.offset == offset), None)
 
     def starts(self, partitions: Iterable[int]) -> dict[int, int]:
         return {each: self.first.get(each, 0) for each in partitions}

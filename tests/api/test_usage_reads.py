@@ -10,9 +10,11 @@ from urllib.parse import quote
 import pytest
 from fastapi import Request
 
+from infra import postgres
 from infra.faust_app import Batch
 from services.api import usage_reads
 from services.usage_aggregator import UsageStore
+from services.usage_position import fates_in
 from tests.api.edge import BOOK, Client, Edge
 from tests.usage.making import Home, Log, amendment, batch, control, event, void
 
@@ -194,6 +196,45 @@ def test_corrected_events_are_listed_by_fate(usage: Counting, other: Client) -> 
     assert pages(other, "/v1/usage/events?fate=voided", 50) == []
     refused = usage.client.get("/v1/usage/events?fate=voided&meter=calls")
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_value")
+
+
+def test_a_position_tells_what_became_of_its_events(usage: Counting, other: Client) -> None:
+    """As `tallybook usage at` does; of the caller's own records alone."""
+    usage.send("a", "b", "c", bytes="1")
+    usage.send("a", bytes="1")
+    usage.send("c", bytes="2")
+    usage.send("bad", bytes="many")
+    for value in (void("a", usage.client.tenant), b"no usage"):
+        usage.log.append(value, key=usage.client.tenant.encode(), at=usage.edge.parts.clock.now())
+    usage.apply()
+    usage.send("late")
+    at = f"/v1/usage/positions/{usage.log.partition}"
+
+    def told(offset: int) -> list[tuple[int | None, str | None, str]]:
+        found = pages(usage.client, f"{at}/{offset}", 2)
+        assert {(each["position"]["partition"], each["position"]["offset"]) for each in found} == {
+            (usage.log.partition, offset)
+        }
+        with postgres.transaction(usage.edge.workers) as tx:
+            same = [(each.fate, each.detail) for each in fates_in(tx, usage.log.records[offset])]
+        assert [(each["fate"], each["detail"]) for each in found] == same
+        return [(each["position"]["index"], each["id"], each["fate"]) for each in found]
+
+    assert told(0) == [(None, None, "applied")]
+    assert told(1) == [(0, "a", "voided"), (1, "b", "unmatched"), (2, "c", "unmatched")]
+    assert [told(offset) for offset in (2, 3, 4)] == [
+        [(0, "a", "duplicate")],
+        [(0, "c", "conflict")],
+        [(0, "bad", "rejected")],
+    ]
+    assert told(5) == [(None, "a", "applied")]
+    assert told(7) == [(None, None, "waiting")]
+    (one,) = usage.client.get(f"{at}/1?index=1").json()["data"]
+    assert (one["id"], one["source"], one["position"]["index"]) == ("b", "test", 1)
+    nothing = [(usage.client, f"{at}/{rest}") for rest in ("1?index=3", "0?index=0", "6", "8")]
+    for client, path in (*nothing, (other, f"{at}/1"), (other, f"{at}/7"), (other, f"{at}/6")):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
 
 
 def test_duplicates_are_listed_with_their_source_and_id(usage: Counting, other: Client) -> None:

@@ -12,7 +12,6 @@ from billing.ids import TenantId
 from billing.metering import Meter, UsageAmended, UsageBatch, UsageControl, UsageEvent, UsageVoided
 from billing.placing import Spread
 from infra import kafka, postgres
-from infra.kafka import KafkaConfig
 from infra.settings import Settings
 from projections import generation, usage
 from projections.billing_set import apply_all
@@ -207,7 +206,7 @@ def test_records_are_read_again_in_any_order_and_those_that_are_gone_are_missing
     partition = kafka.partition_for("acme", 2)
     for customer, times in (("c0", 1), ("c1", 1), ("other", 247), ("c249", 1), ("other", 48), ("c298", 1), ("c299", 1)):
         shop.send(*calls(customer, 2, START), times=times)
-    log = UsageLog(KafkaConfig.of(shop.settings))
+    log = UsageLog(shop.settings)
     try:
         wanted = [Place(partition, offset, 1) for offset in (300, 1, 250, 2, 299)]
         found = log.events([*wanted, Place(partition, 1, 7), Place(partition, 0, 0), Place(partition, 10**6, 0)])
@@ -215,5 +214,7 @@ def test_records_are_read_again_in_any_order_and_those_that_are_gone_are_missing
             each: f"c{each.offset - 1}" for each in wanted
         }
         assert log.events([]) == {}
+        assert log.record(partition, 250) is not None
+        assert [log.record(*each) for each in ((partition, 10**6), (1 - partition, 10**6), (2, 0))] == [None] * 3
     finally:
         log.close()
