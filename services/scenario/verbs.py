@@ -17,7 +17,7 @@ class Subscribe:
     subscription: str
     """The customer's id unless named."""
     starts_at: datetime | None = None
-    """Local; None for now."""
+    """Local; None for the present time of the scenario."""
     ends_at: datetime | None = None
     """Local; None for never."""
     trial: str | None = None
@@ -85,7 +85,7 @@ class Use:
     count: int = 1
     """How many events alike."""
     at: datetime | None = None
-    """Local time of the usage itself; None for now."""
+    """Local time of the usage itself; None for the present time of the scenario."""
     id: str = ""
     """Identity; empty for one of its own."""
     source: str = "scenario"
