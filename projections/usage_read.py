@@ -155,7 +155,8 @@ SELECT tenant_id, customer_id, meter, version
 """
 
 
-# Windows tell at once that most hours hold nothing late; the rows decide about the others.
+# Windows tell at once that most hours hold nothing late; the rows decide about the others. OFFSET 0: as in
+# `usage_statements`.
 _LATE = """
 WITH bounds AS (
          SELECT u.partition, coalesce(s.since, 0) AS since, u.below
@@ -165,17 +166,23 @@ WITH bounds AS (
           WHERE coalesce(s.since, 0) < u.below)
 SELECT EXISTS (
          SELECT FROM usage_series s
-           JOIN usage_window w ON w.tenant_id = s.tenant_id AND w.series = s.series
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_window
+                               WHERE tenant_id = s.tenant_id AND series = s.series
+                                 AND hour > %(start)s::timestamptz - interval '1 hour' AND hour < %(end)s
+                              OFFSET 0) AS w
            JOIN bounds b ON b.partition = w.partition AND w.last_offset >= b.since AND w.first_offset < b.below
-           JOIN usage_value v ON v.tenant_id = s.tenant_id AND v.series = s.series AND v.partition = w.partition
-                             AND v.event_time >= greatest(w.hour, %(start)s)
-                             AND v.event_time < least(w.hour + interval '1 hour', %(end)s)
-                             AND (coalesce(v.counts_from, v.record_offset) < b.since
-                                  AND coalesce(v.voided_offset >= b.since, true))
-                              <> (coalesce(v.counts_from, v.record_offset) < b.below
-                                  AND coalesce(v.voided_offset >= b.below, true))
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_value
+                               WHERE tenant_id = s.tenant_id AND series = s.series
+                                 AND event_time >= greatest(w.hour, %(start)s)
+                                 AND event_time < least(w.hour + interval '1 hour', %(end)s)
+                              OFFSET 0) AS v
           WHERE s.tenant_id = %(tenant)s
             AND s.customer_id = %(customer)s
-            AND w.hour > %(start)s::timestamptz - interval '1 hour'
-            AND w.hour < %(end)s)
+            AND v.partition = w.partition
+            AND (coalesce(v.counts_from, v.record_offset) < b.since
+                 AND coalesce(v.voided_offset >= b.since, true))
+             <> (coalesce(v.counts_from, v.record_offset) < b.below
+                 AND coalesce(v.voided_offset >= b.below, true)))
 """

@@ -23,6 +23,9 @@ WITH cut AS (SELECT * FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint
      asked AS (SELECT * FROM unnest(%(series)s::bigint[], %(cells)s::integer[]) AS a (series, cell)),
 """
 
+# Everywhere OFFSET 0: series and time come first, by index. Else the planner may read all that a customer ever used, or
+# a whole month of everybody, and compare that; it does so while a month is new and nobody has told it of its size.
+
 # Every row from `first` to the period's end below the cut, unless it was voided below it.
 # `newest` sorts as the log does, the latest first.
 _ROWS = (
@@ -31,10 +34,13 @@ _ROWS = (
      rows AS (
          SELECT a.cell, v.event_time, v.number, v.text_value, v.partition, v.record_offset, v.batch_index
            FROM asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_value
+                               WHERE tenant_id = %(tenant)s AND series = a.series
+                                 AND event_time >= %(first)s AND event_time < %(end)s
+                              OFFSET 0) AS v
            JOIN cut c ON c.partition = v.partition AND coalesce(v.counts_from, v.record_offset) < c.below
-                     AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
-          WHERE v.event_time >= %(first)s AND v.event_time < %(end)s)
+                     AND (v.voided_offset IS NULL OR v.voided_offset >= c.below))
 """
 )
 _NEWEST = "event_time DESC, partition DESC, record_offset DESC, batch_index DESC"
@@ -126,9 +132,12 @@ _PARTS = (
      windows AS (
          SELECT a.cell, w.*, c.below
            FROM asked a
-           JOIN usage_window w ON w.tenant_id = %(tenant)s AND w.series = a.series
-           JOIN cut c ON c.partition = w.partition AND w.first_offset < c.below
-          WHERE w.hour >= %(first_hour)s AND w.hour < %(last_hour)s AND w.total IS NOT NULL),
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_window
+                               WHERE tenant_id = %(tenant)s AND series = a.series
+                                 AND hour >= %(first_hour)s AND hour < %(last_hour)s AND total IS NOT NULL
+                              OFFSET 0) AS w
+           JOIN cut c ON c.partition = w.partition AND w.first_offset < c.below),
      parts AS (
          SELECT cell, hour AS event_time, events, total, lowest, highest
            FROM windows
@@ -136,17 +145,23 @@ _PARTS = (
           UNION ALL
          SELECT w.cell, v.event_time, 1, v.number, v.number, v.number
            FROM windows w
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = w.series AND v.partition = w.partition
-                             AND v.event_time >= w.hour AND v.event_time < w.hour + interval '1 hour'
-                             AND coalesce(v.counts_from, v.record_offset) < w.below
-                             AND (v.voided_offset IS NULL OR v.voided_offset >= w.below)
-          WHERE w.last_offset >= w.below AND v.number IS NOT NULL
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_value
+                               WHERE tenant_id = %(tenant)s AND series = w.series
+                                 AND event_time >= w.hour AND event_time < w.hour + interval '1 hour'
+                              OFFSET 0) AS v
+          WHERE w.last_offset >= w.below AND v.partition = w.partition AND v.number IS NOT NULL
+            AND coalesce(v.counts_from, v.record_offset) < w.below
+            AND (v.voided_offset IS NULL OR v.voided_offset >= w.below)
           UNION ALL
          SELECT a.cell, v.event_time, 1, v.number, v.number, v.number
            FROM unnest(%(edge_starts)s::timestamptz[], %(edge_ends)s::timestamptz[]) AS e (start, stop)
           CROSS JOIN asked a
-           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
-                             AND v.event_time >= e.start AND v.event_time < e.stop
+          CROSS JOIN LATERAL (SELECT *
+                                FROM usage_value
+                               WHERE tenant_id = %(tenant)s AND series = a.series
+                                 AND event_time >= e.start AND event_time < e.stop
+                              OFFSET 0) AS v
            JOIN cut c ON c.partition = v.partition AND coalesce(v.counts_from, v.record_offset) < c.below
                      AND (v.voided_offset IS NULL OR v.voided_offset >= c.below)
           WHERE v.number IS NOT NULL)

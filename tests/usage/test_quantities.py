@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from billing.invoicing import PartitionPosition
 from billing.metering import Aggregation, Meter, UsageBatch, UsageEvent
 from billing.period import Period
 from infra import postgres
-from projections import generation, usage_read
+from projections import generation, usage_read, usage_statements
 from schemas.codec import decode_usage
 from tests.usage.conftest import ACME, C1, Bench
 from tests.usage.making import CALLS, METERS, NOON, Log, batch, event, opened
@@ -105,3 +108,49 @@ def test_a_cut_is_passed_when_all_its_partitions_are(bench: Bench) -> None:
         assert not usage_read.passed(
             tx, ACME, [PartitionPosition(partition=0, offset=1), PartitionPosition(partition=1, offset=1)]
         )
+
+
+STATEMENTS = {
+    name: found
+    for name, found in {
+        **{name: getattr(usage_statements, name) for name in dir(usage_statements)},
+        **{str(each): of for each, of in usage_statements.BY_WINDOW.items()},
+        **{
+            f"{each} of local windows, {by}": of.replace("{bucket}", bucket)
+            for each, of in usage_statements.BY_LOCAL_WINDOW.items()
+            for by, bucket in usage_statements.BUCKETS.items()
+        },
+        "late": usage_read._LATE,
+    }.items()
+    if isinstance(found, str) and not name.startswith("_") and "usage_value" in found
+}
+
+
+def scans(plan: Any) -> Iterator[Any]:
+    """The nodes that read a table of values or windows, and their conditions."""
+    if plan.get("Relation Name", "").startswith(("usage_value", "usage_window")):
+        yield plan
+    for each in plan.get("Plans", ()):
+        yield from scans(each)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_more_is_read_than_series_and_time_ask_for(bench: Bench, name: str) -> None:
+    """Also by a plan that was made when the tables were new, and is kept until somebody tells of their size."""
+    log = opened()
+    log.append(batch(event("1")))
+    bench.apply(log.records)
+    places: dict[str, int] = {}
+    numbered = re.sub(
+        r"%\((\w+)\)s", lambda found: f"${places.setdefault(found[1], len(places) + 1)}", STATEMENTS[name]
+    )
+    with postgres.transaction(bench.pool) as tx:
+        generation.enter_all(tx)
+        tx.execute("SET LOCAL enable_seqscan = off")
+        tx.execute("SET LOCAL enable_bitmapscan = off")
+        ((told,),) = tx.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {numbered}").fetchall()
+    found = list(scans(told[0]["Plan"]))
+    assert found
+    for each in found:
+        assert "(series = " in each["Index Cond"], each
+        assert re.search(r"\((event_time|hour) >=? ", each["Index Cond"]), each
