@@ -114,6 +114,7 @@ def _process(name: str, env: Mapping[str, str], *, stage: int, once: bool = Fals
         stage=stage,
         ready=lambda: metrics("127.0.0.1", shown_at) is not None and (port is None or not is_free(port)),
         once=once,
+        awaited=name == "api",
     )
 
 

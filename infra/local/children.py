@@ -27,6 +27,7 @@ _STUCK_TIMES = 3
 _READ_BACK_BYTES = 64_000
 
 _LOG_BYTES_MAX = 50_000_000
+_STEPS_BACK = 5  # of niceness: a third of the share of a processor that they would take
 MISCONFIGURED = 78
 """Exit code of a program that an operator has to help; it is not restarted."""
 
@@ -60,6 +61,8 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     once: bool = False
     """Ends by itself; exit code 0 is its success."""
+    awaited: bool = False
+    """Somebody waits for each of its answers: where processors are short it goes before the others."""
 
 
 @dataclass(slots=True)
@@ -122,8 +125,13 @@ class Child:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.program.env},
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, who stops us in order
+                # Ctrl-C in the terminal is for the supervisor, who stops us in order. No session of its own: Linux
+                # would share the processors out by session first (`sched_autogroup`), and niceness would say nothing.
+                process_group=0,
             )
+        if not self.program.awaited:
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _STEPS_BACK)
         self.state, self.started_at, self.exit_code = State.STARTING, time.time(), None
 
     def tend(self, now: float) -> bool:

@@ -29,6 +29,7 @@ def program(data: Path, ports: Ports) -> tuple[Program, str]:
             command=(str(_binary()), *arguments),
             stage=0,
             ready=lambda: answers("127.0.0.1", port),
+            awaited=True,
         ),
         f"redis://127.0.0.1:{port}/0",
     )

@@ -42,6 +42,19 @@ def test_a_killed_program_runs_again_soon_and_is_counted(tmp_path: Path) -> None
     assert one.exit_code == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_program_whose_answers_are_awaited_goes_first(tmp_path: Path, awaited: bool) -> None:
+    command = (sys.executable, "-c", "import signal; signal.pause()")
+    one = Child(Program(name="it", command=command, stage=0, awaited=awaited), tmp_path / "it.log")
+    one.start()
+    pid = one.describe()["pid"]
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == (ours if awaited else ours + 5)
+    assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid), "niceness counts within a session"
+    one.ask_to_stop()
+    one.wait_stopped(time.monotonic() + 5)
+
+
 def test_a_misconfigured_program_is_not_started_again(tmp_path: Path) -> None:
     one = child(tmp_path, f"raise SystemExit({MISCONFIGURED})")
     one.prepare(lambda _: None)
