@@ -22,7 +22,7 @@ from projections import generation, usage
 from services import cli_clock, cli_world, read_models, usage_backfilling, usage_backfills
 from services.cli_asking import AsJson, DryRun, Tenant, accepted
 from services.commands import CommandClient
-from services.usage_backfills import Backfilled, Foreseen
+from services.usage_backfills import Foreseen, MeterBackfill
 from services.usage_placing import Layout
 
 SHOWN_MAX = 20
@@ -122,7 +122,7 @@ def backfills(
         generation.enter_all(tx)
         found = usage_backfills.listed(tx, name, Layout(settings.usage_partitions), meter)
     if as_json:
-        typer.echo(TypeAdapter(list[Backfilled]).dump_json(found).decode())
+        typer.echo(TypeAdapter(list[MeterBackfill]).dump_json(found).decode())
         return
     rows = [
         (

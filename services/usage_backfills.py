@@ -27,11 +27,11 @@ Starts = Callable[[Iterable[int]], Mapping[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Backfilled:
-    """A backfill, over all partitions that the tenant's usage lies in."""
+class MeterBackfill:
+    """Events that were counted before a place in the log, counted as the meter was defined there."""
 
     version: int
-    """Sequence of the event that asked for it."""
+    """Position of the command that asked for it."""
     meter: str
     from_time: datetime
     to_time: datetime | None
@@ -43,6 +43,7 @@ class Backfilled:
     detail: str
     """Why it failed."""
     partitions: int
+    """In which usage of the tenant may lie."""
     partitions_done: int
     progress: Decimal
     """Share of the log that is read again, 0 to 1; the partitions that have not begun count as nothing."""
@@ -52,13 +53,13 @@ class Backfilled:
     """Of those, that the definition cannot measure: they add nothing."""
 
 
-def listed(tx: Cursor, tenant: str, layout: Layout, meter: str | None = None) -> list[Backfilled]:
+def listed(tx: Cursor, tenant: str, layout: Layout, meter: str | None = None) -> list[MeterBackfill]:
     """Every backfill of the tenant that a partition knows of, the newest first."""
     rows = usage_backfill_read.progress(tx, tenant, meter)
     return [_backfilled(layout, list(each)) for _, each in groupby(rows, key=lambda row: row.version)]
 
 
-def _backfilled(layout: Layout, rows: list[Progress]) -> Backfilled:
+def _backfilled(layout: Layout, rows: list[Progress]) -> MeterBackfill:
     first = rows[0]
     control = decode_usage(first.control)
     assert isinstance(control, UsageControl)
@@ -66,7 +67,7 @@ def _backfilled(layout: Layout, rows: list[Progress]) -> Backfilled:
     states = {each.state for each in rows}
     done = sum(each.state == "done" for each in rows)
     shares = [Decimal(1) if each.state == "done" else Decimal(each.read) / max(each.to_read, 1) for each in rows]
-    return Backfilled(
+    return MeterBackfill(
         version=first.version,
         meter=first.meter,
         from_time=min(each.begins_at for each in rows),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field
@@ -16,9 +13,10 @@ from projections import generation
 from services import usage_backfills
 from services.api.bodies import EdgeRoute
 from services.api.pages import Limit, Page, PageCursor
-from services.api.parts import Asking, Reading, asking, reading
+from services.api.parts import Asking, Parts, Reading, asking, reading
 from services.exact_values import Instant, Name
 from services.shapes import StrictModel
+from services.usage_backfills import MeterBackfill
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
 
@@ -32,50 +30,9 @@ class BackfillBody(StrictModel):
     """First event time beyond; none: every event that came before."""
 
 
-@dataclass(frozen=True, slots=True)
-class MeterBackfill:
-    """Events that were counted before a place in the log, counted as the meter was defined there."""
-
-    version: int
-    """Position of the command that asked for it."""
-    meter: str
-    from_time: datetime
-    to_time: datetime | None
-    asked_at: datetime
-    """When the usage log was told."""
-    state: Literal["pending", "done", "failed"]
-    detail: str
-    """Why it failed."""
-    partitions: int
-    """In which usage of the tenant may lie."""
-    partitions_done: int
-    progress: Decimal
-    """0 to 1."""
-    events: int
-    """Counted again so far."""
-    unmeasured: int
-    """Of those, that the definition cannot measure: they add nothing."""
-
-
-def _listed(tx: Cursor, tenant: str, parts: Any, meter: str) -> list[MeterBackfill]:
+def _listed(tx: Cursor, tenant: str, parts: Parts, meter: str) -> list[MeterBackfill]:
     generation.enter_all(tx)
-    return [
-        MeterBackfill(
-            each.version,
-            each.meter,
-            each.from_time,
-            each.to_time,
-            each.asked_at,
-            each.state,
-            each.detail,
-            each.partitions,
-            each.partitions_done,
-            each.progress,
-            each.events,
-            each.unmeasured,
-        )
-        for each in usage_backfills.listed(tx, tenant, parts.layout, meter)
-    ]
+    return usage_backfills.listed(tx, tenant, parts.layout, meter)
 
 
 @router.get("/v1/meters/{meter}/backfills")
