@@ -72,8 +72,10 @@ class Counted(NamedTuple):
     place: tuple[int, int, int]
 
 
-def counted(tx: Tx, tenant: str, meter: str, begins: datetime, ends: datetime) -> Iterator[Counted]:
-    """What every event of the span counts for `meter`."""
+def counted(
+    tx: Tx, tenant: str, meter: str, begins: datetime, ends: datetime, events_max: int | None = None
+) -> Iterator[Counted]:
+    """What every event of the span counts for `meter`. `events_max`: of one more than these, if there are."""
     rows = tx.execute(
         """
         SELECT s.customer_id, s.dimension_names, s.dimension_values, v.event_time, trim_scale(v.number), v.text_value,
@@ -82,8 +84,9 @@ def counted(tx: Tx, tenant: str, meter: str, begins: datetime, ends: datetime) -
           JOIN usage_value v ON v.tenant_id = s.tenant_id AND v.series = s.series
          WHERE s.tenant_id = %s AND s.meter = %s AND v.event_time >= %s AND v.event_time < %s
            AND v.voided_offset IS NULL
+         LIMIT %s
         """,
-        (tenant, meter, begins, ends),
+        (tenant, meter, begins, ends, None if events_max is None else events_max + 1),
     )
     for *what, partition, offset, index in rows:
         customer, names, values, time, number, text = what

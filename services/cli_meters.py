@@ -12,7 +12,6 @@ import typer
 from pydantic import TypeAdapter
 
 from billing.backfilling import BackfillMeter
-from billing.errors import Rejected
 from infra import kafka
 from infra.errors import Conflict
 from infra.kafka import KafkaConfig
@@ -76,8 +75,6 @@ def backfill(
 def _foreseen(
     tx: Cursor, settings: Settings, layout: Layout, tenant: str, meter: str, begins: datetime, ends: datetime | None
 ) -> Foreseen:
-    if ends is not None and ends <= begins:
-        raise Rejected("out_of_range", f"{ends.isoformat()}: allowed is a time after --from", field="to_time")
     read = usage_backfilling.reader(KafkaConfig.of(settings))
     positions = generation.checkpoints(tx, usage.SET, generation.current(tx, usage.SET), usage.TOPIC)
     try:

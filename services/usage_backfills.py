@@ -103,11 +103,12 @@ def check_log(tx: Cursor, tenant: str, layout: Layout, starts: Starts, begins: d
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class QuantityChange:
     """What a backfill would do to a customer's quantity, of the span alone."""
 
     customer: str
     before: Decimal
+    """By the events as they count now."""
     after: Decimal
     events_before: int
     events_after: int
@@ -121,7 +122,7 @@ class Foreseen:
     """That would be counted again."""
     unmeasured: int
     """Of those, that the definition cannot measure."""
-    changes: tuple[Change, ...]
+    changes: tuple[QuantityChange, ...]
     """Of the customers whose quantity would change."""
 
 
@@ -134,21 +135,27 @@ def foresee(
     key: str,
     begins: datetime,
     ends: datetime | None,
+    *,
+    events_max: int | None = None,
 ) -> Foreseen:
     """What a backfill from `begins` to `ends` would do to what was counted below `positions`; changes nothing.
 
-    Quantities are those of the span as one, measured by the new definition: a level begins at nothing.
+    Quantities are those of the span as one, measured by the new definition: a level begins at nothing. What counts is
+    held in memory.
 
     Raises:
-        Rejected: the tenant's log knows no such meter.
+        Rejected: the tenant's log knows no such meter, the span is empty, or more than `events_max` events count.
         LogTooShort, Transient: the log cannot be read.
     """
+    if ends is not None and ends <= begins:
+        raise Rejected("out_of_range", f"{ends.isoformat()}: allowed is a time after the first", field="to_time")
     row = tx.execute("SELECT control FROM app.meter_set WHERE tenant_id = %s", (tenant,)).fetchone()
     control = decode_usage(bytes(row[0])) if row else None
     meters = {each.key: each for each in control.meters} if isinstance(control, UsageControl) else {}
     if row is None or key not in meters:
         raise Rejected("unknown_meter", f"the usage log knows no meter {key!r}; known: {', '.join(sorted(meters))}")
     meter, until = meters[key], ends or NO_END
+    before = _standing(tx, tenant, meter, begins, until, events_max)
     after: dict[str, list[Point]] = {}
     events = unmeasured = 0
     for partition in layout.touched(tenant, spread_of(tx, tenant)):
@@ -161,6 +168,7 @@ def foresee(
                 found = definition.counted(tx, piece)
                 made, failed = definition.measured(found)
                 events, unmeasured = events + len(found), unmeasured + failed
+                _check_size(events, events_max)
                 for each, part in made:
                     number = None if part.number is None else Decimal(part.number)
                     named = dict(zip(part.series.names, part.series.values, strict=True))
@@ -168,19 +176,32 @@ def foresee(
                     after.setdefault(part.series.customer, []).append(
                         _point(meter, each.time, number, part.text, named, place)
                     )
-    before: dict[str, list[Point]] = {}
-    for known in usage_backfill_read.counted(tx, tenant, key, begins, until):
-        named = dict(zip(known.names, known.values, strict=True))
-        point = _point(meter, known.time, known.number, known.text, named, known.place)
-        before.setdefault(known.customer, []).append(point)
     last = max((each.at for points in (*before.values(), *after.values()) for each in points), default=begins)
     need = Need(meter, Period(begins, ends or last + timedelta(microseconds=1)), ())
     made_changes = []
     for customer in sorted(before.keys() | after.keys()):
         was, will = measured(need, before.get(customer, ())), measured(need, after.get(customer, ()))
         if (was.total, was.events) != (will.total, will.events):
-            made_changes.append(Change(customer, was.total, will.total, was.events, will.events))
+            made_changes.append(QuantityChange(customer, was.total, will.total, was.events, will.events))
     return Foreseen(events, unmeasured, tuple(made_changes))
+
+
+def _standing(
+    tx: Cursor, tenant: str, meter: Meter, begins: datetime, until: datetime, events_max: int | None
+) -> dict[str, list[Point]]:
+    """By customer: what the span's events count for `meter` now."""
+    found: dict[str, list[Point]] = {}
+    for held, known in enumerate(usage_backfill_read.counted(tx, tenant, meter.key, begins, until, events_max)):
+        _check_size(held + 1, events_max)
+        named = dict(zip(known.names, known.values, strict=True))
+        point = _point(meter, known.time, known.number, known.text, named, known.place)
+        found.setdefault(known.customer, []).append(point)
+    return found
+
+
+def _check_size(events: int, events_max: int | None) -> None:
+    if events_max is not None and events > events_max:
+        raise Rejected("too_much_to_read", f"more than {events_max:,} events count in the span: ask for less time")
 
 
 def _point(

@@ -16,6 +16,7 @@ from projections.usage import TOPIC
 from projections.usage_events import Place
 from schemas.codec import UsageRecords, decode_usage_records
 from schemas.errors import DecodeError
+from services.usage_backfilling import reader
 from services.usage_measuring import raw_of
 
 PATIENCE_S: Final = 5.0
@@ -64,6 +65,15 @@ class UsageLog:
             Transient: Kafka did not answer in time.
         """
         return start_offsets(self._config, TOPIC, list(partitions))
+
+    def between(self, partition: int, start: int, end: int) -> Iterable[Sequence[Record]]:
+        """Every record of the partition from one offset up to another, in order.
+
+        Raises:
+            LogTooShort: the log does not have all of them any more.
+            Transient: Kafka did not answer in time.
+        """
+        return reader(self._config)(partition, start, end)
 
     def record(self, partition: int, offset: int) -> Record | None:
         """The record there; None if the log does not have it, or not any more.

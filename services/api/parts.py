@@ -78,6 +78,14 @@ class UsageRecords(Protocol):
             Transient: the log did not answer in time.
         """
 
+    def between(self, partition: int, start: int, end: int) -> Iterable[Sequence[Record]]:
+        """Every record of the partition from one offset up to another, in order.
+
+        Raises:
+            LogTooShort: the log does not have all of them any more.
+            Transient: the log did not answer in time.
+        """
+
     def record(self, partition: int, offset: int) -> Record | None:
         """The record there; None if the log does not have it, or not any more.
 

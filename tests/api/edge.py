@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,6 +34,7 @@ from services.api.parts import Parts
 from services.api.server import cursor_secret
 from services.entitlements import Answer
 from services.reservations import Reservations
+from services.usage_backfilling import LogTooShort
 from services.usage_log import RawEvent, event_in
 from services.usage_placing import Layout, Spreads
 from tests.invoicing.handler import MemoryHandler
@@ -97,6 +98,12 @@ class Records:
         records = {(log.partition, record.offset): record for log in self.logs for record in log.records}
         found = {each: event_in(records[each[:2]], each.batch_index) for each in places if each[:2] in records}
         return {place: event for place, event in found.items() if event is not None}
+
+    def between(self, partition: int, start: int, end: int) -> Iterator[Sequence[Record]]:
+        if start < self.first.get(partition, 0):
+            raise LogTooShort(f"it begins at {self.first[partition]}")
+        (log,) = (each for each in self.logs if each.partition == partition)
+        yield [each for each in log.records if start <= each.offset < end]
 
     def record(self, partition: int, offset: int) -> Record | None:
         found = (each for log in self.logs if log.partition == partition for each in log.records)
