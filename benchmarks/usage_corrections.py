@@ -35,7 +35,6 @@ from services.usage_rolling import roll
 
 TENANT = "acme"
 METER = Meter(key="bytes", event_type="api", aggregation=Aggregation.SUM, value="bytes", dimensions=("region",))
-CUSTOMERS = 4_000
 HORIZON = timedelta(hours=24)
 
 Correct = Callable[[UsageEvent], UsageMessage]
@@ -44,7 +43,8 @@ Correct = Callable[[UsageEvent], UsageMessage]
 class Writer:
     """A worker of one partition, and the events that it counted and nobody corrected."""
 
-    def __init__(self, pool: postgres.Pool) -> None:
+    def __init__(self, pool: postgres.Pool, customers: int) -> None:
+        self._customers = customers
         self._store = UsageStore(pool, Layout(1), None)
         self._chance = random.Random(5)
         self._at = 0
@@ -67,7 +67,7 @@ class Writer:
             id=str(uuid_utils.uuid7()),
             source="bench",
             type="api",
-            customer=f"c{self._chance.randrange(CUSTOMERS)}",
+            customer=f"c{self._chance.randrange(self._customers)}",
             time=self._now - self._chance.random() * HORIZON,
             properties={"bytes": str(size), "region": f"eu-{size % 4}"},
         )
@@ -120,14 +120,15 @@ def main() -> int:
     """Fill, correct, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=100_000, help="that are counted before")
+    parser.add_argument("--customers", type=int, default=4_000, help="whose events they are")
     parser.add_argument("--run", type=int, default=1_000, help="corrections that stand together")
     parser.add_argument("--runs", type=int, default=5, help="so many of them")
     chosen = parser.parse_args()
     print(f"{description()}; {busy()}")
-    print(f"{chosen.events:,} events of {CUSTOMERS:,} customers counted before, one meter")
+    print(f"{chosen.events:,} events of {chosen.customers:,} customers counted before, one meter of four regions")
     print(f"{'microseconds a correction, of each batch':<52}{'batches':>8}{'p50':>10}{'worst':>10}")
     with server() as owner, prepared(owner) as settings, postgres.worker_pool(settings, size=3) as pool:
-        writer = Writer(pool)
+        writer = Writer(pool, chosen.customers)
         writer.count(chosen.events)
         roll(pool, threading.Event(), datetime.now(UTC) - HORIZON / 2)
         correction: Correct

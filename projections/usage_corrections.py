@@ -75,12 +75,12 @@ def correct(
     tx.execute(_ENDED)
     tx.execute(_ONE_BY_ONE)
     tx.execute(_END, (*columns, partition, min(each.time for each in ended), max(each.time for each in ended)))
-    tx.execute(_AS_PLANNED)
     tx.execute(_COUNT_WINDOWS_AGAIN, {"partition": partition})
     usage_rollup.end(tx, partition)
     put_in = sorted({(each.place.tenant, ids[made[0]]) for each in amended for made in each.contributions})
     tx.execute(_ADD_CHANGES, _columns(put_in, 2))
     tx.execute("DROP TABLE ended")
+    tx.execute(_AS_PLANNED)
 
 
 def mark(tx: Tx, partition: int, known: Mapping[Key, Standing]) -> None:
@@ -135,14 +135,17 @@ CREATE TEMPORARY TABLE ended (
 ) ON COMMIT DROP
 """
 
+# OFFSET 0: else the planner may look for all times of a series, and compare each with the one that is meant.
 _END = """
 WITH gone AS (
     UPDATE usage_value v
        SET voided_offset = e.voided_offset
-      FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::bigint[], %s::integer[], %s::bigint[])
-           AS e (tenant_id, customer_id, event_time, record_offset, batch_index, voided_offset)
-      JOIN usage_series s ON s.tenant_id = e.tenant_id AND s.customer_id = e.customer_id
-     WHERE v.tenant_id = s.tenant_id AND v.series = s.series AND v.event_time = e.event_time
+      FROM (SELECT e.*, s.series
+              FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::bigint[], %s::integer[], %s::bigint[])
+                   AS e (tenant_id, customer_id, event_time, record_offset, batch_index, voided_offset)
+              JOIN usage_series s USING (tenant_id, customer_id)
+            OFFSET 0) AS e
+     WHERE v.tenant_id = e.tenant_id AND v.series = e.series AND v.event_time = e.event_time
        AND v.partition = %s AND v.record_offset = e.record_offset AND v.batch_index = e.batch_index
        AND v.event_time >= %s AND v.event_time <= %s AND v.voided_offset IS NULL
     RETURNING v.tenant_id, v.series, v.event_time, v.number, v.voided_offset)
