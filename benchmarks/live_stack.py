@@ -27,6 +27,7 @@ FEATURE = "calls"
 PROBE = "probe"
 """A customer whose usage only the measurement sends."""
 _BATCH = 500
+_WARM_UP_S = 60  # the virtual machine of Kafka compiles, and Postgres has looked at its new tables
 
 _HEAD = f"""
 tenant: {{id: {TENANT}, name: Benchmark, currency: USD, zone: UTC}}
@@ -90,7 +91,8 @@ def call(customer: str) -> UsageEvent:
 
 @contextmanager
 def load(live: Live, rate: int) -> Iterator[None]:
-    """Usage at `rate` events a second in batches of 500, from a process of its own, while the block runs."""
+    """Usage at `rate` events a second in batches of 500, from a process of its own, for a minute before the block and
+    while it runs."""
     if not rate:
         yield
         return
@@ -99,6 +101,8 @@ def load(live: Live, rate: int) -> Iterator[None]:
     sender = context.Process(target=_send, args=(live.settings, live.customers, rate, stop))
     sender.start()
     try:
+        print("warming up", file=sys.stderr)
+        time.sleep(_WARM_UP_S)
         yield
     finally:
         stop.set()
