@@ -147,12 +147,6 @@ def fill(settings: Settings, events: int) -> float:
             given = {"total": events, "first": first, "last": min(first + CHUNK, events) - 1, "shares": shares}
             tx.execute(_VALUES, given)
             connection.commit()
-        generation.enter(tx, usage.SET)
-        for day in range(DAYS):
-            start = START + timedelta(days=day)
-            generation.enter(tx, usage.SET)
-            tx.execute(_WINDOWS, {"start": start, "end": start + timedelta(days=1)})
-            connection.commit()
         owner.execute("SET maintenance_work_mem = '1GB'")
         owner.execute(f"CREATE INDEX usage_value_by_time ON {schema}.usage_value (series, event_time)")
     with postgres.worker_pool(settings, size=1) as pool:
@@ -171,7 +165,9 @@ SELECT m * 4 * %(customers)s + c * 4 + r + 1, 'acme', 'c' || c, (%(meters)s::tex
   FROM generate_series(0, 4) AS m, generate_series(0, %(customers)s - 1) AS c, generate_series(0, 3) AS r
 """
 
+# The windows with the values: nothing is read again. An hour may begin in one chunk and end in the next.
 _VALUES = f"""
+  WITH put AS (
 INSERT INTO usage_value
        (tenant_id, series, event_time, number, text_value, partition, record_offset, batch_index)
 SELECT 'acme', m * {4 * CUSTOMERS} + c * 4 + r + 1,
@@ -182,16 +178,19 @@ SELECT 'acme', m * {4 * CUSTOMERS} + c * 4 + r + 1,
                floor(random() * {CUSTOMERS})::integer AS c, floor(random() * 4)::integer AS r,
                floor(random() * 10000)::integer AS n
           FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i OFFSET 0) AS made
-"""
-
-_WINDOWS = """
+RETURNING *)
 INSERT INTO usage_window
        (tenant_id, series, hour, partition, events, total, lowest, highest, first_offset, last_offset)
 SELECT tenant_id, series, date_bin('1 hour', event_time, timestamptz 'epoch') AS hour, partition,
        count(*), sum(number), min(number), max(number), min(record_offset), max(record_offset)
-  FROM usage_value
- WHERE event_time >= %(start)s AND event_time < %(end)s
+  FROM put
  GROUP BY tenant_id, series, hour, partition
+    ON CONFLICT (tenant_id, series, hour, partition) DO UPDATE
+   SET events = usage_window.events + EXCLUDED.events,
+       total = usage_window.total + EXCLUDED.total,
+       lowest = least(usage_window.lowest, EXCLUDED.lowest),
+       highest = greatest(usage_window.highest, EXCLUDED.highest),
+       last_offset = EXCLUDED.last_offset
 """
 
 
