@@ -162,16 +162,17 @@ class System:
         answer = httpx.get(f"{self.settings.sandbox}/book").json()
         return [each for each in answer["charges"] if each["metadata"]["tenant_id"] == tenant]
 
-    def await_paid(self, tenant: str, invoices: int) -> None:
-        def paid() -> bool:
-            with postgres.transaction(self._pool) as tx:
-                generation.enter(tx, "billing")
-                row = tx.execute(
-                    "SELECT count(*) FROM invoices WHERE tenant_id = %s AND status = 'paid'", (tenant,)
-                ).fetchone()
-            return row is not None and row[0] >= invoices
+    def paid(self, tenant: str) -> int:
+        """How many invoices are paid."""
+        with postgres.transaction(self._pool) as tx:
+            generation.enter(tx, "billing")
+            row = tx.execute(
+                "SELECT count(*) FROM invoices WHERE tenant_id = %s AND status = 'paid'", (tenant,)
+            ).fetchone()
+        return int(row[0]) if row is not None else 0
 
-        eventually(paid, within_s=240)
+    def await_paid(self, tenant: str, invoices: int) -> None:
+        eventually(lambda: self.paid(tenant) >= invoices, within_s=240)
 
     def check(self, tenant: str, flights: dict[str, Sequence[int]]) -> None:
         """One invoice per period, totals to the cent, numbers without gaps, one charge per invoice.
