@@ -25,7 +25,7 @@ from infra.redis_cache import RedisCache
 from services.entitlements import CACHE, Entitlements
 
 REDIS_P99_MS, HTTP_P99_MS = 1.0, 5.0
-CHECKS = 5_000
+CHECKS = 30_000
 REDIS, HTTP, EMPTY = "check with Redis", "check over HTTP", "empty endpoint over HTTP"
 
 
