@@ -27,7 +27,7 @@ from services.usage_backfills import MeterBackfill, QuantityChange
 EVENTS_MAX: Final = 100_000
 """Held in memory for an answer."""
 BYTES_MAX: Final = 256_000_000
-"""Of the usage log, read for an answer: a few seconds."""
+"""Of the usage log, read for an answer."""
 CHANGES_MAX: Final = 10_000
 
 router = APIRouter(tags=["usage"], route_class=EdgeRoute)
