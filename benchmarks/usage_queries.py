@@ -42,6 +42,7 @@ from infra import postgres
 from infra.faust_app import Batch
 from infra.kafka import Record
 from infra.migrate import migrate
+from infra.postgres import Cursor
 from infra.settings import STATE_FILE, Settings
 from projections import generation, usage, usage_query
 from projections.usage_query import Question
@@ -52,6 +53,9 @@ from services.usage_rolling import LATE, roll
 
 TENANT = "acme"
 CUSTOMERS = 1_000
+NAMES = sorted(f"c{number}" for number in range(CUSTOMERS))
+PAGE = 100
+"""Customers of a page."""
 REGIONS = ("eu", "us", "ap", "sa")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 30
@@ -74,22 +78,38 @@ SHARES = (10, 6, 2, 1, 1)
 NOW = START + timedelta(days=DAYS)
 MONTH = Period(START, NOW + timedelta(hours=1))
 
-Ask = Callable[[random.Random], Question]
+Read = Callable[[Cursor], object]
+Ask = Callable[[random.Random], Read]
+
+
+def whole(question: Question) -> Read:
+    """All of the answer; of customers told apart, page after page."""
+    return lambda tx: usage_query.answers(tx, TENANT, question)
+
+
+def page(question: Question, after: str) -> Read:
+    """`PAGE` customers of the answer."""
+    return lambda tx: usage_query.page(tx, TENANT, question, after=after, limit=PAGE)
 
 
 def questions() -> dict[str, Ask]:
     """Each kind of question, with what changes from one to the next."""
 
     def one(meter: Meter, period: Period | Callable[[random.Random], Period], **more: Any) -> Ask:
-        def asked(chance: random.Random) -> Question:
+        def asked(chance: random.Random) -> Read:
             chosen = period if isinstance(period, Period) else period(chance)
-            return Question(meter=meter, period=chosen, customer=f"c{chance.randrange(CUSTOMERS)}", **more)
+            return whole(Question(meter=meter, period=chosen, customer=f"c{chance.randrange(CUSTOMERS)}", **more))
 
         return asked
 
     def everybody(meter: Meter, period: Period | Callable[[random.Random], Period], **more: Any) -> Ask:
-        return lambda chance: Question(
-            meter=meter, period=period if isinstance(period, Period) else period(chance), **more
+        return lambda chance: whole(
+            Question(meter=meter, period=period if isinstance(period, Period) else period(chance), **more)
+        )
+
+    def some(period: Callable[[random.Random], Period]) -> Ask:
+        return lambda chance: page(
+            Question(meter=BYTES, period=period(chance), by_customer=True), chance.choice(NAMES[:-PAGE])
         )
 
     def day(chance: random.Random) -> Period:
@@ -117,8 +137,10 @@ def questions() -> dict[str, Ask]:
         "all customers' month by day and region": everybody(BYTES, MONTH, **by_day, by=("region",)),
         "all customers' month by day, Asia/Kathmandu": everybody(BYTES, MONTH, **by_day, zone="Asia/Kathmandu"),
         "all customers' week by hour, odd edges": everybody(CALLS, odd, window="hour"),
-        "all customers' day, each": everybody(BYTES, day, by_customer=True),
-        "all customers' month, each": everybody(BYTES, MONTH, by_customer=True),
+        "all customers' day, each, all their pages": everybody(BYTES, day, by_customer=True),
+        "all customers' month, each, all their pages": everybody(BYTES, MONTH, by_customer=True),
+        "100 customers' day, each: a page": some(day),
+        "100 customers' month, each: a page": some(lambda _: MONTH),
     }
 
 
@@ -258,11 +280,11 @@ def measure(settings: Settings, ask: Ask, seconds: float) -> list[float]:
     with postgres.api_pool(settings, size=1) as pool:
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline or len(taken) < 20:
-            question = ask(chance)
+            read = ask(chance)
             began = time.perf_counter()
             with postgres.tenant_transaction(pool, TENANT) as tx:
                 generation.enter_all(tx)
-                usage_query.answers(tx, TENANT, question)
+                read(tx)
             taken.append((time.perf_counter() - began) * 1000)
     return sorted(taken[3:])  # the first ones open the connection and read the catalogue
 

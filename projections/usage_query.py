@@ -4,11 +4,14 @@ Everything that is applied counts, in the statement's snapshot. Sums by day and 
 within one window of the answer; the rows decide where a boundary cuts them (`usage_cover`). What would have to read too
 much is refused. Meters whose quantity is no plain aggregate of such rows go the
 way that invoices go (`usage_read`), customer by customer.
+
+Customers that are told apart come in pages of so many customers, by name: a page reads only their series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
@@ -25,6 +28,7 @@ from projections.usage_cover import HOUR, Cover, cover, outwards
 from projections.usage_query_statements import (
     AGGREGATES,
     ASKED,
+    CUSTOMERS,
     DAYS,
     EDGES,
     EVENTS,
@@ -47,6 +51,8 @@ HOURS_MAX: Final = 1_000_000
 """Hourly windows of series, likewise: for the greatest and the least, which no sum tells."""
 ONE_BY_ONE_MAX: Final = 1_000
 """Readings of one customer and window, for meters that are no plain aggregate."""
+PAGE: Final = 200
+"""Customers that `answers` reads at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,37 +117,96 @@ def conditions(given: Iterable[str]) -> dict[str, str]:
     return made
 
 
-def answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
-    """The rows, in order of time, customer and dimensions. Where nothing was measured there is no row.
+@dataclass(frozen=True, slots=True)
+class CustomerPage:
+    """The rows of some customers."""
 
+    rows: list[Answer]
+    """In order of time, customer and dimensions. A customer without usage in the span has none."""
+    following: str | None
+    """What the next page goes on after: the last customer of this one; None: this is the last page."""
+
+
+def page(tx: Tx, tenant: str, question: Question, *, after: str, limit: int) -> CustomerPage:
+    """The rows of the customers that follow `after` by name, whatever that is, at most `limit` of them (1 or more).
+
+    They are fewer where with so many windows they could have more rows than an answer may, or take more readings.
+    Where customers are not told apart there is one page.
     `tx` has entered the generation of usage.
 
     Raises:
         Rejected: a dimension is not the meter's, the answer would be too large, or it would read too much.
     """
+    with _in_time():
+        starts = _checked(question)
+        if not question.by_customer:
+            return CustomerPage(_rows(tx, tenant, question, starts, None), None)
+        customers, following = _customers(tx, tenant, question, starts, after, limit)
+        return CustomerPage(_rows(tx, tenant, question, starts, customers), following)
+
+
+def answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
+    """The rows, in order of time, customer and dimensions. Where nothing was measured there is no row.
+
+    Customers that are told apart are read page by page, however many they are.
+    `tx` has entered the generation of usage.
+
+    Raises:
+        Rejected: a dimension is not the meter's, the answer would be too large, or it would read too much.
+    """
+    with _in_time():
+        starts = _checked(question)
+        if not question.by_customer:
+            return _rows(tx, tenant, question, starts, None)
+        found: list[Answer] = []
+        after: str | None = ""
+        while after is not None:
+            customers, after = _customers(tx, tenant, question, starts, after, PAGE)
+            found += _divided(tx, tenant, question, starts, customers)
+        return sorted(found, key=lambda each: each.period.start)  # stable: customers stay in Postgres' order
+
+
+_TOOK_TOO_LONG = "57014"
+_TOO_LARGE = frozenset({"too_many_rows", "too_much_to_read"})
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
     try:
-        return _answers(tx, tenant, question)
+        yield
     except Exception as error:
         if getattr(error, "sqlstate", None) != _TOOK_TOO_LONG:
             raise
         raise Rejected(
-            "too_much_to_read", "it would take longer than a statement may: ask for less time or one customer"
+            "too_much_to_read", "it would take longer than a statement may: ask for less time or fewer customers"
         ) from error
 
 
-_TOOK_TOO_LONG = "57014"
+def _divided(tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str]) -> list[Answer]:
+    """The rows of `customers`, each half by itself where together they are too much."""
+    try:
+        return _rows(tx, tenant, question, starts, customers)
+    except Rejected as error:
+        if error.code not in _TOO_LARGE or len(customers) < 2:
+            raise
+    middle = len(customers) // 2
+    halves = (customers[:middle], customers[middle:])
+    return [row for half in halves for row in _divided(tx, tenant, question, starts, half)]
 
 
-def _answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
-    _check(question)
-    starts = _starts(question)
+def _rows(
+    tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str] | None
+) -> list[Answer]:
+    """Of `customers`, told apart; None: of all together, or of the one that is asked for."""
+    if customers is not None and not customers:
+        return []
     if not _is_plain(question.meter):
-        return _one_by_one(tx, tenant, question, starts)
-    statement, parameters = _statement(tx, tenant, question, starts)
+        return _one_by_one(tx, tenant, question, starts, customers)
+    statement, parameters = _statement(tx, tenant, question, starts, customers)
     rows = tx.execute(statement, parameters).fetchall()
     if len(rows) > ROWS_MAX:
         raise Rejected(
-            "too_many_rows", f"more than {ROWS_MAX:,} rows: ask for less time, wider windows or one customer"
+            "too_many_rows", f"more than {ROWS_MAX:,} rows: ask for less time, wider windows or fewer customers"
         )
     return [
         Answer(_window(starts, bucket - 1, question.period), customer, tuple(dimensions), quantity, events)
@@ -149,12 +214,21 @@ def _answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
     ]
 
 
-def _check(question: Question) -> None:
-    known = question.meter.dimensions
+def _checked(question: Question) -> list[datetime]:
+    """The starts of its windows, see `_starts`.
+
+    Raises:
+        Rejected: the meter cannot be split like that, or there are too many windows.
+    """
+    meter, known = question.meter, question.meter.dimensions
     for name in (*question.by, *question.where):
         if name not in known:
-            said = f"meter {question.meter.key!r} has no dimension {name!r}; it has: {', '.join(known) or 'none'}"
+            said = f"meter {meter.key!r} has no dimension {name!r}; it has: {', '.join(known) or 'none'}"
             raise Rejected("unknown_dimension", said, field="by" if name in question.by else "where")
+    if not _is_plain(meter) and (question.where or question.by not in ((), known)):
+        said = f"meter {meter.key!r} can be split by all of its dimensions, or by none: {', '.join(known)}"
+        raise Rejected("unsupported", said, field="by")
+    return _starts(question)
 
 
 def _starts(question: Question) -> list[datetime]:
@@ -187,7 +261,9 @@ def _is_plain(meter: Meter) -> bool:
     )
 
 
-def _statement(tx: Tx, tenant: str, question: Question, starts: list[datetime]) -> tuple[str, dict[str, Any]]:
+def _statement(
+    tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str] | None
+) -> tuple[str, dict[str, Any]]:
     """How the answer is found, and what the statement takes.
 
     Raises:
@@ -200,13 +276,14 @@ def _statement(tx: Tx, tenant: str, question: Question, starts: list[datetime]) 
     filled = {
         "customer": "s.customer_id" if question.by_customer else "NULL::text",
         "dimensions": ", ".join(VALUE.format(name=name) for name in names),
-        "only": "AND s.customer_id = %(customer)s" if question.customer is not None else "",
+        "only": _only(question, customers),
         "where": "".join(f" AND {VALUE.format(name=n)} = %({v})s" for n, v in zip(wanted, values, strict=True)),
     }
     parameters: dict[str, Any] = {
         "tenant": tenant,
         "meter": question.meter.key,
         "customer": question.customer,
+        "customers": list(customers or ()),
         "start": question.period.start,
         "end": question.period.end,
         "starts": starts,
@@ -215,7 +292,7 @@ def _statement(tx: Tx, tenant: str, question: Question, starts: list[datetime]) 
         **wanted,
         **values,
     }
-    together = question.customer is None and not question.by_customer
+    together = question.customer is None and customers is None
     sums = TOTALS.format(**filled) if together else DAYS
     slots = TOTAL_SLOTS if together else DAY_SLOTS
     until = rolled(tx).until
@@ -233,6 +310,12 @@ def _statement(tx: Tx, tenant: str, question: Question, starts: list[datetime]) 
     return asked + PARTS.format(quantity=by_window, parts="UNION ALL".join(parts)), parameters | made.given()
 
 
+def _only(question: Question, customers: Sequence[str] | None) -> str:
+    if customers is not None:
+        return "AND s.customer_id = ANY(%(customers)s)"
+    return "AND s.customer_id = %(customer)s" if question.customer is not None else ""
+
+
 def _check_rows(tx: Tx, asked: str, sums: str, parameters: dict[str, Any], rows: Cover) -> None:
     if not rows.slices and not rows.hours:
         return
@@ -243,7 +326,7 @@ def _check_rows(tx: Tx, asked: str, sums: str, parameters: dict[str, Any], rows:
         raise Rejected(
             "too_much_to_read",
             f"about {found[0]:,} events would have to be read one by one; allowed are {EVENTS_MAX:,}: ask for less"
-            " time, one customer, or windows and a span that begin on whole hours",
+            " time, fewer customers, or windows and a span that begin on whole hours",
         )
 
 
@@ -254,20 +337,20 @@ def _check_windows(tx: Tx, asked: str, parameters: dict[str, Any], made: Cover) 
         raise Rejected(
             "too_much_to_read",
             f"{found[0]:,} series by {hours:,} hours would have to be read one by one; allowed are {HOURS_MAX:,}: ask"
-            " for less time or one customer",
+            " for less time or fewer customers",
         )
 
 
-def _one_by_one(tx: Tx, tenant: str, question: Question, starts: list[datetime]) -> list[Answer]:
+def _one_by_one(
+    tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str] | None
+) -> list[Answer]:
     """By the function that invoices use, for each customer and window."""
     meter = question.meter
-    if question.where or question.by not in ((), meter.dimensions):
-        said = f"meter {meter.key!r} can be split by all of its dimensions, or by none: {', '.join(meter.dimensions)}"
-        raise Rejected("unsupported", said, field="by")
-    customers = [question.customer] if question.customer is not None else _customers(tx, tenant, meter)
-    if len(customers) > 1 and not question.by_customer:
-        said = f"meter {meter.key!r} is measured for each customer: ask for one, or for all of them apart"
-        raise Rejected("unsupported", said, field="customer")
+    if customers is None:
+        customers = [question.customer] if question.customer is not None else _following(tx, tenant, meter, "", 2)
+        if len(customers) > 1:
+            said = f"meter {meter.key!r} is measured for each customer: ask for one, or for all of them apart"
+            raise Rejected("unsupported", said, field="customer")
     if len(customers) * len(starts) > ONE_BY_ONE_MAX:
         said = f"meter {meter.key!r} takes up to {ONE_BY_ONE_MAX:,} customers times windows; ask for less"
         raise Rejected("too_many_windows", said, field="window")
@@ -283,9 +366,19 @@ def _one_by_one(tx: Tx, tenant: str, question: Question, starts: list[datetime])
     return made
 
 
-def _customers(tx: Tx, tenant: str, meter: Meter) -> list[str]:
-    rows = tx.execute(
-        "SELECT DISTINCT customer_id FROM usage_series WHERE tenant_id = %s AND meter = %s ORDER BY 1",
-        (tenant, meter.key),
-    ).fetchall()
-    return [customer for (customer,) in rows]
+def _customers(
+    tx: Tx, tenant: str, question: Question, starts: Sequence[datetime], after: str, limit: int
+) -> tuple[list[str], str | None]:
+    """The customers of a page, and what the next one goes on after."""
+    if question.customer is not None:
+        return [question.customer], None
+    most = ROWS_MAX if _is_plain(question.meter) else ONE_BY_ONE_MAX
+    limit = max(1, min(limit, most // len(starts)))
+    found = _following(tx, tenant, question.meter, after, limit + 1)
+    return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def _following(tx: Tx, tenant: str, meter: Meter, after: str, limit: int) -> list[str]:
+    """The first `limit` customers that the meter ever measured, of those after `after`, as Postgres sorts them."""
+    given = {"tenant": tenant, "meter": meter.key, "after": after, "limit": limit}
+    return [customer for (customer,) in tx.execute(CUSTOMERS, given).fetchall()]

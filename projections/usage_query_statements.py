@@ -19,6 +19,26 @@ AGGREGATES: Final[Mapping[Aggregation, tuple[str | None, str]]] = {
 }
 """How windows and how rows come to the quantity; None: only rows can."""
 
+# From one customer to the next through `usage_series_by_meter`, past the other series of each.
+CUSTOMERS = """
+WITH RECURSIVE found (customer_id, place) AS (
+    (SELECT customer_id, 1
+       FROM usage_series
+      WHERE tenant_id = %(tenant)s AND meter = %(meter)s AND customer_id > %(after)s
+      ORDER BY customer_id
+      LIMIT 1)
+    UNION ALL
+    SELECT following.customer_id, found.place + 1
+      FROM found
+     CROSS JOIN LATERAL (SELECT s.customer_id
+                           FROM usage_series s
+                          WHERE s.tenant_id = %(tenant)s AND s.meter = %(meter)s AND s.customer_id > found.customer_id
+                          ORDER BY s.customer_id
+                          LIMIT 1) AS following
+     WHERE found.place < %(limit)s)
+SELECT customer_id FROM found ORDER BY place
+"""
+
 # A series that was recorded under other dimensions has empty values for those it lacks.
 VALUE = "coalesce(s.dimension_values[array_position(s.dimension_names, %({name})s::text)], '')"
 

@@ -31,7 +31,9 @@ def query(
     window: Annotated[Window | None, typer.Option(help="A row for each.")] = None,
     zone: Annotated[str, typer.Option(help="IANA zone of windows and of times without offset.")] = "UTC",
     customer: Annotated[str | None, typer.Option(help="Only this one's.")] = None,
-    by: Annotated[list[str] | None, typer.Option(help="customer or a dimension: a row for each. Repeatable.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="customer (all of them) or a dimension: a row for each. Repeatable.")
+    ] = None,
     where: Annotated[list[str] | None, typer.Option(help="dimension:value. Repeatable.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Needed if there is more than one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

@@ -28,6 +28,7 @@ from services.api import (
     usage_corrections,
     usage_duplicates,
     usage_positions,
+    usage_quantities,
     usage_reads,
 )
 from services.api.callers import Callers
@@ -49,6 +50,7 @@ ROUTERS = (
     usage_corrections,
     usage_duplicates,
     usage_positions,
+    usage_quantities,
     usage_reads,
     reservations,
     entitlements,

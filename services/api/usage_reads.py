@@ -1,4 +1,4 @@
-"""Usage as it was taken: the fate of each event, what was refused, and quantities by window, customer and dimension."""
+"""Usage as it was taken: the fate of each event, and what was refused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Depends, Query, Request
 
 from billing.errors import Rejected
-from billing.metering import Aggregation
-from billing.period import Period, check_zone
+from billing.period import Period
 from infra.postgres import Cursor
-from projections import generation, usage_events, usage_query
+from projections import generation, usage_events
 from projections.usage_events import Key, Place, Refused
 from services import usage_trace
 from services.api.bodies import EdgeRoute
@@ -140,84 +139,6 @@ class EventBody:
     """Copies with the same content."""
     copies: list[CopyBody]
     """The newest of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantityBody:
-    """What was measured in one window, for one customer or all, and one combination of dimension values."""
-
-    start: datetime
-    end: datetime
-    customer: str | None
-    """Null where customers are not told apart."""
-    dimensions: dict[str, str]
-    quantity: Decimal
-    events: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageQuantities:
-    """An answer about a meter."""
-
-    meter: str
-    aggregation: Aggregation
-    start: datetime
-    end: datetime
-    window: str | None
-    zone: str
-    data: list[QuantityBody]
-    """In order of time, customer and dimensions. Where nothing was measured there is no row."""
-
-
-@router.get("/v1/usage")
-def query_usage(
-    reading: Annotated[Reading, Depends(reading)],
-    meter: Annotated[Name, Query(description="Key of the meter.")],
-    start: Annotated[Instant, Query(alias="from", description="From this event time on.")],
-    end: Annotated[Instant | None, Query(alias="to", description="Before this event time. Default: now.")] = None,
-    window: Annotated[Literal["minute", "hour", "day", "week", "month"] | None, Query()] = None,
-    zone: Annotated[str, Query(description="IANA zone of the windows.")] = "UTC",
-    customer: OfCustomer = None,
-    by: Annotated[
-        list[Name] | None, Query(description="`customer` or a dimension: a row for each. May be repeated.")
-    ] = None,
-    where: Annotated[
-        list[Name] | None, Query(description="`dimension:value`: only usage with it. May be repeated.")
-    ] = None,
-) -> UsageQuantities:
-    """Quantities of a meter: exact, and equal to what an invoice at this moment would bill."""
-    check_zone(zone, "zone")
-    names = list(dict.fromkeys(by or ()))
-    with reading.transaction() as tx:
-        generation.enter_all(tx)
-        upto = end or _present(reading, tx)
-        known = usage_query.meters(tx, reading.tenant)
-        if meter not in known:
-            told = ", ".join(sorted(known)) or "none"
-            raise Rejected("unknown_meter", f"there is no meter {meter!r}; known: {told}", field="meter")
-        question = usage_query.Question(
-            meter=known[meter],
-            period=Period.between(start, upto, "to"),
-            window=window,
-            zone=zone,
-            customer=customer,
-            by_customer="customer" in names,
-            by=tuple(each for each in names if each != "customer"),
-            where=usage_query.conditions(where or ()),
-        )
-        found = usage_query.answers(tx, reading.tenant, question)
-    data = [
-        QuantityBody(
-            each.period.start,
-            each.period.end,
-            each.customer,
-            dict(zip(question.by, each.dimensions, strict=True)),
-            each.quantity,
-            each.events,
-        )
-        for each in found
-    ]
-    return UsageQuantities(meter, question.meter.aggregation, start, upto, window, zone, data)
 
 
 @router.get("/v1/usage/events")
@@ -366,15 +287,15 @@ def _refused(each: Refused) -> RefusedBody:
     )
 
 
-def _present(reading: Reading, tx: Cursor) -> datetime:
-    """By the tenant's clock."""
+def present(reading: Reading, tx: Cursor) -> datetime:
+    """Now, by the tenant's clock."""
     wall = reading.parts.clock.now()
     judge = seller(tx, reading.tenant, wall)
     return judge.now if judge else wall
 
 
 def _listed(reading: Reading, tx: Cursor, start: datetime | None, end: datetime | None) -> Period:
-    upto = end or _present(reading, tx) + _AHEAD
+    upto = end or present(reading, tx) + _AHEAD
     return Period.between(start or upto - LISTED, upto, "to")
 
 

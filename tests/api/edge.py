@@ -135,6 +135,7 @@ class Edge:
     """An application and what it stands on."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.workers = postgres.worker_pool(settings)
         self.pool = postgres.api_pool(settings)
         self.handler = MemoryHandler(SystemClock().now)

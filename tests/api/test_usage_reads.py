@@ -280,39 +280,3 @@ def test_a_cursor_of_another_list_is_refused(usage: Counting) -> None:
     for path in ("/v1/usage/rejected?limit=1", "/v1/usage/events?limit=1&customer=c1"):
         answer = usage.client.get(f"{path}&cursor={cursor}")
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor")
-
-
-def test_quantities_by_window_customer_and_dimension(usage: Counting, other: Client) -> None:
-    usage.send("e1", "e2", bytes="1.5")
-    usage.send("e3", bytes="4", customer="c2")
-    usage.apply()
-    start = quote((usage.began - timedelta(hours=2)).isoformat())
-    answer = usage.client.get(f"/v1/usage?meter=bytes&from={start}&by=customer")
-    assert answer.status_code == 200, answer.text
-    rows = [(each["customer"], each["quantity"], each["events"]) for each in answer.json()["data"]]
-    assert rows == [("c1", "3", 2), ("c2", "4", 1)]
-    daily = usage.client.get(f"/v1/usage?meter=calls&from={start}&window=day&zone=Asia/Kathmandu").json()
-    assert sum(each["events"] for each in daily["data"]) == 3
-    assert other.get(f"/v1/usage?meter=calls&from={start}").json()["code"] == "unknown_meter"
-
-
-@pytest.mark.parametrize(
-    ("query", "status", "code"),
-    [
-        ("from=2026-01-01T00:00:00Z", 422, "missing_field"),
-        ("meter=calls", 422, "missing_field"),
-        ("meter=nothing&from=2026-01-01T00:00:00Z", 422, "unknown_meter"),
-        ("meter=calls&from=2026-01-01", 422, "invalid_time"),
-        ("meter=calls&from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", 422, "end_before_start"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&window=fortnight", 422, "invalid_value"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&zone=Mars/Base", 422, "unknown_zone"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&by=colour", 422, "unknown_dimension"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&where=colour", 422, "invalid_value"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&to=2026-02-01T00:00:00Z&window=minute", 422, "too_many_windows"),
-        ("meter=calls&from=2026-01-01T00:00:00Z&metre=x", 422, "unknown_parameter"),
-    ],
-)
-def test_a_question_that_cannot_be_answered_is_refused(usage: Counting, query: str, status: int, code: str) -> None:
-    usage.apply()
-    answer = usage.client.get(f"/v1/usage?{query}")
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
