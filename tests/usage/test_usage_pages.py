@@ -164,6 +164,8 @@ def test_another_tenants_customers_are_on_no_page(bench: Bench) -> None:
         assert first.following is not None
         assert first.following.startswith("other ")
         assert told(bench, question, "", 1, "nobody") == CustomerPage([], None)
+        ends = [page.following for page in followed(bench, question, random.Random(4))]
+        assert set(ends) <= {*CUSTOMERS, None}
 
 
 def test_windows_make_a_page_shorter_and_too_much_is_divided(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
