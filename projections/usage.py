@@ -238,7 +238,7 @@ INSERT INTO usage_value
 SELECT tenant_id, series, event_time, number, text_value, %s, record_offset, batch_index
   FROM incoming
  WHERE series IS NOT NULL
- ORDER BY series, event_time
+ ORDER BY series
 """
 
 # Series by series and hour by hour: two workers that share rows lock them in one order.

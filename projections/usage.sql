@@ -1,5 +1,21 @@
 -- Usage, as far as each partition of usage.events is applied. A position is (partition, record_offset, batch_index).
 
+-- Spares a table that grows without end. Every page that a vacuum of new rows or a survey (ANALYZE) is the first to read
+-- it marks, and a marked page is written again, once whole into the WAL. So: no vacuum of what was only added to, which
+-- serves index-only scans that nobody makes; a survey of a tenth of the pages, when the table has doubled. What is
+-- deleted or changed is vacuumed as ever, as are rows before they are too old for Postgres.
+CREATE FUNCTION usage_only_grows(grown regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s SET (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 1)',
+                   grown);
+    EXECUTE (SELECT format('ALTER TABLE %s ', grown)
+                    || string_agg(format('ALTER COLUMN %I SET STATISTICS 10', attname), ', ')
+               FROM pg_attribute
+              WHERE attrelid = grown AND attnum > 0);
+END
+$$;
+REVOKE ALL ON FUNCTION usage_only_grows FROM PUBLIC;
+
 -- Every counted event, once. The primary key is the exact dedupe: whoever comes second finds it taken.
 -- Duplicates and conflicts leave no row here; `usage_fate` counts them. Rows go when their age at the end of the
 -- partition exceeds what the tenant accepts (`usage_pruned`).
@@ -29,8 +45,8 @@ DO $$
 BEGIN
     FOR remainder IN 0..7 LOOP
         EXECUTE format('CREATE TABLE usage_identity_%1$s PARTITION OF usage_identity'
-                       ' FOR VALUES WITH (MODULUS 8, REMAINDER %1$s)'
-                       ' WITH (autovacuum_vacuum_insert_threshold = -1)', remainder);
+                       ' FOR VALUES WITH (MODULUS 8, REMAINDER %1$s)', remainder);
+        PERFORM usage_only_grows(format('usage_identity_%s', remainder)::regclass);
     END LOOP;
 END
 $$;
@@ -102,9 +118,7 @@ BEGIN
                        home, parent || '_' || suffix, parent,
                        first::timestamp AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
     END LOOP;
-    -- A vacuum of what was only added to would write all of it a second time, for index-only scans that nobody makes.
-    -- What is deleted or changed is vacuumed as ever, as are rows before they are too old for Postgres.
-    EXECUTE format('ALTER TABLE %I.%I SET (autovacuum_vacuum_insert_threshold = -1)', home, 'usage_value_' || suffix);
+    PERFORM usage_only_grows(format('%I.%I', home, 'usage_value_' || suffix)::regclass);
     -- Windows are added to for an hour: room on their pages keeps new versions there, out of the index.
     EXECUTE format('ALTER TABLE %I.%I SET (fillfactor = 50)', home, 'usage_window_' || suffix);
 END

@@ -42,7 +42,8 @@ synchronous_commit = on
 full_page_writes = on
 restart_after_crash = on
 
-# Two cores and a share of a laptop's memory; nobody replicates from here.
+# Two cores and a share of a laptop's memory; nobody replicates from here. Pages go to the WAL as they are: this server
+# could only compress them by pglz, which takes longer than writing them does.
 shared_buffers = 1GB
 work_mem = 64MB
 temp_buffers = 64MB
@@ -50,9 +51,9 @@ maintenance_work_mem = 128MB
 effective_cache_size = 1GB
 wal_level = minimal
 max_wal_senders = 0
-wal_compression = on
-wal_buffers = 16MB
-max_wal_size = 4GB
+wal_compression = off
+wal_buffers = 64MB
+max_wal_size = 8GB
 checkpoint_timeout = 10min
 random_page_cost = 1.1
 max_parallel_workers_per_gather = 0
