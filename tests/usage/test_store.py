@@ -256,3 +256,24 @@ def test_identities_of_an_older_scheme_are_not_added_to(bench: Bench) -> None:
     with pytest.raises(Misconfigured, match="replay rebuild --set usage"):
         bench.apply(log.records[1:], store=bench.another())
     assert bench.rows("SELECT count(*) FROM usage_identity") == [(0,)]
+
+
+def test_tables_that_only_grow_are_spared_vacuums_and_wide_surveys(bench: Bench) -> None:
+    """Each would write every page again that it is the first to read."""
+    log = opened()
+    log.append(batch(event("1", NOON, bytes="1")))
+    bench.apply(log.records)
+    spared = bench.rows(
+        """
+        SELECT c.relname, c.reloptions, max(coalesce(a.attstattarget, -1)), min(coalesce(a.attstattarget, -1))
+          FROM pg_inherits i
+          JOIN pg_class c ON c.oid = i.inhrelid
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+         WHERE i.inhparent IN ('usage_identity'::regclass, 'usage_value'::regclass)
+         GROUP BY c.oid
+        """
+    )
+    assert len(spared) == 8 + 1
+    for _, options, *surveyed in spared:
+        assert {"autovacuum_vacuum_insert_threshold=-1", "autovacuum_analyze_scale_factor=1"} <= set(options)
+        assert surveyed == [10, 10]
