@@ -31,10 +31,12 @@ from projections.usage_query_statements import (
     CUSTOMERS,
     DAYS,
     EDGES,
+    EDGES_BY_TIME,
     EVENTS,
     PARTS,
     ROWS,
     SERIES,
+    SPAN,
     TOTALS,
     VALUE,
     WINDOWS,
@@ -51,6 +53,8 @@ HOURS_MAX: Final = 1_000_000
 """Hourly windows of series, likewise: for the greatest and the least, which no sum tells."""
 ONE_BY_ONE_MAX: Final = 1_000
 """Readings of one customer and window, for meters that are no plain aggregate."""
+SPANS_MAX: Final = 4
+"""Of rows of all customers that are read by time."""
 PAGE: Final = 200
 """Customers that `answers` reads at once."""
 
@@ -306,7 +310,12 @@ def _statement(
     _check_rows(tx, asked, sums, parameters, outwards(made.edges, until, slots))
     if not is_summed:
         _check_windows(tx, asked, parameters, made)
-    parts = [sums] * bool(made.slices) + [WINDOWS] * bool(made.hours) + [EDGES] * bool(made.edges)
+    edges = EDGES
+    if together and len(made.edges) <= SPANS_MAX:
+        edges = EDGES_BY_TIME.format(spans=" OR ".join(SPAN.format(place=place) for place in range(len(made.edges))))
+        for place, (start, end) in enumerate(made.edges):
+            parameters |= {f"edge_start_{place}": start, f"edge_end_{place}": end}
+    parts = [sums] * bool(made.slices) + [WINDOWS] * bool(made.hours) + [edges] * bool(made.edges)
     return asked + PARTS.format(quantity=by_window, parts="UNION ALL".join(parts)), parameters | made.given()
 
 

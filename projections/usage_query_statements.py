@@ -115,6 +115,16 @@ EDGES = """
                               OFFSET 0) AS v
           WHERE v.number IS NOT NULL AND v.voided_offset IS NULL
 """
+# Of all customers, few spans: each a condition of its own, so that the planner sees how few rows they hold and reads
+# them by time (`usage_value_by_day`) where that is less than to look into thousands of series.
+EDGES_BY_TIME = """
+         SELECT width_bucket(v.event_time, %(starts)s::timestamptz[]), a.customer, a.dimensions,
+                1::bigint, v.number, v.number, v.number
+           FROM asked a
+           JOIN usage_value v ON v.tenant_id = %(tenant)s AND v.series = a.series
+          WHERE ({spans}) AND v.number IS NOT NULL AND v.voided_offset IS NULL
+"""
+SPAN = "v.event_time >= %(edge_start_{place})s AND v.event_time < %(edge_end_{place})s"
 _PARTS = """
      parts (bucket, customer, dimensions, events, total, lowest, highest) AS ({parts})
 """

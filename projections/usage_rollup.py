@@ -65,6 +65,11 @@ def begin(tx: Tx, positions: Mapping[int, int], following: datetime) -> None:
     )
 
 
+def summarize(tx: Tx) -> None:
+    """Let what is read by time pass by the pages that came since the last time, where they hold other times."""
+    tx.execute("SELECT app.usage_summarize(current_schema())")
+
+
 def step(tx: Tx) -> Rolled:
     """Add what was there before: the rest of a day, or up to `following`. Changes nothing if that is reached."""
     tx.execute("SET LOCAL work_mem = '64MB'")

@@ -28,8 +28,11 @@ PAUSE_S_MIN = 0.1
 def roll(pool: postgres.Pool, stop: threading.Event, now: datetime) -> int:
     """Let the sums follow up to the last hour that ended `LATE` before `now`; how many steps it took.
 
-    Returns early once `stop` is set.
+    Before, it lets answers find what is new by its time. Returns early once `stop` is set.
     """
+    with postgres.transaction(pool) as tx:
+        generation.enter(tx, usage.SET)
+        usage_rollup.summarize(tx)
     until = (now - LATE).astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     steps, rolled = 0, _aim(pool, until)
     while rolled.until < rolled.following and not stop.is_set():

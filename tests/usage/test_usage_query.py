@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,8 +19,10 @@ from billing.invoicing import Need, PartitionPosition
 from billing.metering import Aggregation, Meter
 from billing.period import Period
 from infra import postgres
-from projections import generation, usage_query
+from projections import generation, usage, usage_query
+from projections.usage import Tx
 from projections.usage_query import Answer, Question, answers
+from services.usage_rolling import roll
 from tests.usage.conftest import C1, Bench
 from tests.usage.making import BYTES, CALLS, METERS, NOON, USERS, batch, event, hours, opened
 
@@ -166,3 +170,60 @@ def test_the_meters_are_those_of_the_newest_control(bench: Bench) -> None:
         generation.enter_all(tx)
         assert list(usage_query.meters(tx, "acme").values()) == list(METERS)
     assert billed(bench, CALLS, Period(NOON, NOON + hours(1)), C1).total == 0
+
+
+@dataclass
+class Reading:
+    """A transaction that counts the rows of values that its statements look at."""
+
+    tx: Any
+    values: int = 0
+
+    def execute(self, statement: str, given: Any = None) -> Any:
+        (plan,) = self.tx.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given).fetchone()
+        self.values += _values(plan[0]["Plan"])
+        return self.tx.execute(statement, given)
+
+
+def _values(plan: Mapping[str, Any]) -> int:
+    looked_at = (
+        plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+    )
+    own = int(looked_at * plan["Actual Loops"]) if plan.get("Relation Name", "").startswith("usage_value_") else 0
+    return own + sum(_values(each) for each in plan.get("Plans", ()))
+
+
+def test_odd_minutes_of_all_customers_are_read_by_their_time(bench: Bench) -> None:
+    """In one or two ranges of pages for each, of more than twenty; not series by series, nor among all that is new."""
+    bench.apply(opened().records)
+    with postgres.transaction(bench.pool) as tx:
+        schema = generation.schema(usage.SET, generation.enter(tx, usage.SET))
+        tx.execute("SELECT usage_month(%s)", (NOON.date().replace(day=1),))
+        tx.execute(_MANY, {"start": NOON})
+    with postgres.connect(bench.owner, autocommit=True) as owner:
+        owner.execute(f"ANALYZE {schema}.usage_value, {schema}.usage_series")
+    period = Period(NOON + timedelta(minutes=53), NOON + timedelta(hours=9, minutes=7))
+    found = []
+    for _ in range(2):
+        with postgres.transaction(bench.pool) as tx:
+            generation.enter_all(tx)
+            reading = Reading(tx)
+            (answer,) = answers(cast(Tx, reading), "acme", Question(meter=CALLS, period=period))
+            found.append((answer.events, reading.values))
+        roll(bench.pool, threading.Event(), NOON - timedelta(days=1))  # no sums yet
+    (events, before), (same, values) = found
+    assert events == same == 1167  # of fourteen minutes
+    assert before > 100_000
+    assert values < 25_000
+
+
+# Two thousand series, and 5,000 values an hour.
+_MANY = """
+  WITH made AS (
+INSERT INTO usage_series (tenant_id, customer_id, meter, dimension_names, dimension_values)
+SELECT 'acme', 'c' || i, 'calls', '{}', '{}' FROM generate_series(0, 1999) AS i
+RETURNING series)
+INSERT INTO usage_value (tenant_id, series, event_time, number, partition, record_offset, batch_index)
+SELECT 'acme', (SELECT min(series) FROM made) + i %% 2000, %(start)s + i * interval '720 milliseconds', 1, 0, 0, 0
+  FROM generate_series(0, 119999) AS i
+"""
