@@ -27,7 +27,7 @@ _STUCK_TIMES = 3
 _READ_BACK_BYTES = 64_000
 
 _LOG_BYTES_MAX = 50_000_000
-_STEPS_BACK = 5  # of niceness: a third of the share of a processor that they would take
+_STEPS_BACK = 10  # of niceness: a tenth of the share of a processor that they would take
 MISCONFIGURED = 78
 """Exit code of a program that an operator has to help; it is not restarted."""
 
