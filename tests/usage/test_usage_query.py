@@ -217,6 +217,17 @@ def test_odd_minutes_of_all_customers_are_read_by_their_time(bench: Bench) -> No
     assert values < 25_000
 
 
+def test_what_is_new_is_not_summarized_while_a_vacuum_is_at_it(bench: Bench) -> None:
+    """Who waited for it would have it cancelled."""
+    bench.apply(opened().records)
+    with postgres.transaction(bench.pool) as tx:
+        schema = generation.schema(usage.SET, generation.enter(tx, usage.SET))
+        tx.execute("SELECT usage_month(%s)", (NOON.date().replace(day=1),))
+    with postgres.connect(bench.owner) as vacuum:
+        vacuum.execute(f"LOCK TABLE {schema}.usage_value_{NOON:%Y_%m} IN SHARE UPDATE EXCLUSIVE MODE")
+        roll(bench.pool, threading.Event(), NOON - timedelta(days=1))
+
+
 # Two thousand series, and 5,000 values an hour.
 _MANY = """
   WITH made AS (
