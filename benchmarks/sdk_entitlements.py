@@ -75,9 +75,9 @@ def in_process(url: str) -> list[Row]:
         client.check("c0", "calls")
         while not client.trusted:
             time.sleep(0.01)
-        for number in range(CUSTOMERS):
-            client.check(f"c{number}", "calls")
-        rows = [timed("check in process", lambda n: client.check(f"c{n % CUSTOMERS}", "calls"), CHECKS)]
+        known = {f"c{number}": client.check(f"c{number}", "calls") for number in range(CUSTOMERS)}
+        rows = [timed("ceiling: a dictionary", lambda n: known[f"c{n % CUSTOMERS}"], CHECKS)]
+        rows.append(timed("check in process", lambda n: client.check(f"c{n % CUSTOMERS}", "calls"), CHECKS))
         rows.append(row("change seen in process", [_seen(server, client, number + 1) for number in range(CHANGES)]))
         stop = threading.Event()
         changing = threading.Thread(target=_change, args=(server, stop))
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     with contextlib.nullcontext(options.redis) if options.redis else _valkey() as url:
-        check, change, busy = rows = in_process(url)
+        _, check, change, busy = rows = in_process(url)
     kept = max(check.p99_us, busy.p99_us) < CHECK_P99_US and change.p99_us < CHANGE_P99_US
     if options.json:
         print(json.dumps({"machine": machine.description(), "rows": [asdict(each) for each in rows]}, indent=2))

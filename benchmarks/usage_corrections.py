@@ -2,8 +2,8 @@
 
 Counts events of the last 24 hours, of which the older half is in the sums by day, then voids and amends some of them,
 as a worker does, without Kafka. Prints the time of a correction that is alone in its batch, of those that stand
-together, and of those with an event between any two. TALLYBOOK_POSTGRES names the owner of a server; without it an
-embedded one is started.
+together, of those with an event between any two, and of an event that is counted for the first time.
+TALLYBOOK_POSTGRES names the owner of a server; without it an embedded one is started.
 """
 
 from __future__ import annotations
@@ -131,6 +131,10 @@ def main() -> int:
         writer = Writer(pool, chosen.customers)
         writer.count(chosen.events)
         roll(pool, threading.Event(), datetime.now(UTC) - HORIZON / 2)
+        new = [[_batch(*(writer.some_event() for _ in range(chosen.run)))] for _ in range(chosen.runs)]
+        _show(
+            f"the ceiling: events, {chosen.run:,} in a record", [writer.apply(each) * 1e6 / chosen.run for each in new]
+        )
         correction: Correct
         for name, correction in (("voids", void), ("amendments", amend)):
             for shown, run, runs, between in (
@@ -142,12 +146,13 @@ def main() -> int:
                     writer.apply(each) * 1_000_000 / run
                     for each in batches(writer, correction, run, runs, between=between)
                 ]
-                print(
-                    f"{f'{name}, {shown}':<52}{len(took):>8}{percentile(sorted(took), 50):>10,.0f}{max(took):>10,.0f}",
-                    flush=True,
-                )
+                _show(f"{name}, {shown}", took)
     print(busy())
     return 0
+
+
+def _show(name: str, took: list[float]) -> None:
+    print(f"{name:<52}{len(took):>8}{percentile(sorted(took), 50):>10,.0f}{max(took):>10,.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -120,8 +120,14 @@ def questions() -> dict[str, Ask]:
         start = START + timedelta(minutes=chance.randrange(DAYS * 1440 // 2))
         return Period(start, start + timedelta(days=7, minutes=17))
 
+    def ceiling(chance: random.Random) -> Read:
+        asked = (TENANT, 1 + chance.randrange(len(METERS) * len(REGIONS) * CUSTOMERS))
+        statement = "SELECT customer_id FROM usage_series WHERE tenant_id = %s AND series = %s"
+        return lambda tx: tx.execute(statement, asked).fetchone()
+
     by_day: dict[str, Any] = {"window": "day"}
     return {
+        "the ceiling: a series by its key": ceiling,
         "a customer's month, one figure": one(BYTES, MONTH),
         "a customer's month by day and region": one(BYTES, MONTH, **by_day, by=("region",)),
         "a customer's month by day, Europe/Zurich": one(BYTES, MONTH, **by_day, zone="Europe/Zurich"),
