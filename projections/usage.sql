@@ -11,7 +11,7 @@ BEGIN
     EXECUTE (SELECT format('ALTER TABLE %s ', grown)
                     || string_agg(format('ALTER COLUMN %I SET STATISTICS 10', attname), ', ')
                FROM pg_attribute
-              WHERE attrelid = grown AND attnum > 0);
+              WHERE attrelid = grown AND attnum > 0 AND NOT attisdropped);
 END
 $$;
 REVOKE ALL ON FUNCTION usage_only_grows FROM PUBLIC;

@@ -49,7 +49,7 @@ def test_a_program_whose_answers_are_awaited_goes_first(tmp_path: Path, awaited:
     one.start()
     pid = one.describe()["pid"]
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, pid) == (ours if awaited else ours + 5)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == (ours if awaited else ours + 10)
     assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid), "niceness counts within a session"
     one.ask_to_stop()
     one.wait_stopped(time.monotonic() + 5)
