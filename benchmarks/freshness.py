@@ -106,7 +106,7 @@ def main() -> int:
         print(f"{asked.rate:,} events/s of {asked.customers} customers, {asked.probes} probes")
         print(f"{'acknowledged event':<28}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}")
         for seen, row in (("in a plain consumer", ceiling), ("in the counter in Redis", found)):
-            print(f"{seen:<28}" + "".join(f"{row[name]:>10,.0f}" for name in ("p50", "p99", "max")))
+            print(f"{seen:<28}" + "".join(f"{row[name]:>10,.1f}" for name in ("p50", "p99", "max")))
     return 0 if found["p50"] < P50_MS and found["p99"] < P99_MS else 1
 
 
