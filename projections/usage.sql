@@ -117,10 +117,14 @@ BEGIN
         EXECUTE format('ALTER TABLE %1$I.%3$I ATTACH PARTITION %1$I.%2$I FOR VALUES FROM (%4$L) TO (%5$L)',
                        home, parent || '_' || suffix, parent,
                        first::timestamp AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
+        -- Once, before anybody uses them: later it would wait for a vacuum, or end it.
+        IF parent = 'usage_value' THEN
+            PERFORM usage_only_grows(format('%I.%I', home, parent || '_' || suffix)::regclass);
+        ELSE
+            -- Windows are added to for an hour: room on their pages keeps new versions there, out of the index.
+            EXECUTE format('ALTER TABLE %I.%I SET (fillfactor = 50)', home, parent || '_' || suffix);
+        END IF;
     END LOOP;
-    PERFORM usage_only_grows(format('%I.%I', home, 'usage_value_' || suffix)::regclass);
-    -- Windows are added to for an hour: room on their pages keeps new versions there, out of the index.
-    EXECUTE format('ALTER TABLE %I.%I SET (fillfactor = 50)', home, 'usage_window_' || suffix);
 END
 $$;
 REVOKE ALL ON FUNCTION usage_month FROM PUBLIC;

@@ -20,7 +20,7 @@ from typing import Any, Final
 from billing.aggregation import next_window, window_start
 from billing.errors import Rejected
 from billing.ids import CustomerId, TenantId
-from billing.metering import Aggregation, Meter, UsageControl
+from billing.metering import Aggregation, Meter
 from billing.period import Period
 from projections import usage_read
 from projections.usage import Tx
@@ -42,7 +42,6 @@ from projections.usage_query_statements import (
     WINDOWS,
 )
 from projections.usage_rollup import DAY_SLOTS, NEVER, TOTAL_SLOTS, rolled
-from schemas.codec import decode_usage
 
 UNITS: Final = ("minute", "hour", "day", "week", "month")
 WINDOWS_MAX: Final = 10_000
@@ -94,18 +93,6 @@ class Answer:
     events: int
 
 
-def meters(tx: Tx, tenant: str) -> dict[str, Meter]:
-    """Every meter by which usage of `tenant` is measured now, by key; those of retired price books too."""
-    row = tx.execute(
-        "SELECT control FROM usage_control WHERE tenant_id = %s ORDER BY version DESC LIMIT 1", (tenant,)
-    ).fetchone()
-    if row is None:
-        return {}
-    control = decode_usage(bytes(row[0]))
-    assert isinstance(control, UsageControl)
-    return {each.key: each for each in control.meters}
-
-
 def conditions(given: Iterable[str]) -> dict[str, str]:
     """`Question.where` as people write it: `dimension:value`.
 
@@ -143,8 +130,6 @@ def page(tx: Tx, tenant: str, question: Question, *, after: str, limit: int) -> 
     """
     with _in_time():
         starts = _checked(question)
-        if not question.by_customer:
-            return CustomerPage(_rows(tx, tenant, question, starts, None), None)
         customers, following = _customers(tx, tenant, question, starts, after, limit)
         return CustomerPage(_rows(tx, tenant, question, starts, customers), following)
 
@@ -160,8 +145,6 @@ def answers(tx: Tx, tenant: str, question: Question) -> list[Answer]:
     """
     with _in_time():
         starts = _checked(question)
-        if not question.by_customer:
-            return _rows(tx, tenant, question, starts, None)
         found: list[Answer] = []
         after: str | None = ""
         while after is not None:
@@ -186,12 +169,14 @@ def _in_time() -> Iterator[None]:
         ) from error
 
 
-def _divided(tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str]) -> list[Answer]:
-    """The rows of `customers`, each half by itself where together they are too much."""
+def _divided(
+    tx: Tx, tenant: str, question: Question, starts: list[datetime], customers: Sequence[str] | None
+) -> list[Answer]:
+    """As `_rows`; each half of `customers` by itself where together they are too much."""
     try:
         return _rows(tx, tenant, question, starts, customers)
     except Rejected as error:
-        if error.code not in _TOO_LARGE or len(customers) < 2:
+        if error.code not in _TOO_LARGE or customers is None or len(customers) < 2:
             raise
     middle = len(customers) // 2
     halves = (customers[:middle], customers[middle:])
@@ -377,8 +362,10 @@ def _one_by_one(
 
 def _customers(
     tx: Tx, tenant: str, question: Question, starts: Sequence[datetime], after: str, limit: int
-) -> tuple[list[str], str | None]:
-    """The customers of a page, and what the next one goes on after."""
+) -> tuple[list[str] | None, str | None]:
+    """The customers of a page, None where they are not told apart, and what the next one goes on after."""
+    if not question.by_customer:
+        return None, None
     if question.customer is not None:
         return [question.customer], None
     most = ROWS_MAX if _is_plain(question.meter) else ONE_BY_ONE_MAX

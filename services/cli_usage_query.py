@@ -9,10 +9,9 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from billing.errors import Rejected
 from billing.period import Period, check_zone
 from infra.postgres import Cursor
-from projections import generation, usage_query
+from projections import generation, usage_meters, usage_query
 from projections.usage_query import Answer, Question
 from services import cli_world, read_models
 
@@ -44,11 +43,8 @@ def query(
     with cli_world.reading(cli_world.settings()) as tx:
         chosen = cli_world.the_tenant(tx, tenant)
         generation.enter_all(tx)
-        known = usage_query.meters(tx, chosen)
-        if meter not in known:
-            raise Rejected("unknown_meter", f"there is no meter {meter!r}; known: {', '.join(sorted(known)) or 'none'}")
         question = Question(
-            meter=known[meter],
+            meter=usage_meters.meter(tx, chosen, meter),
             period=Period.between(_time(start, zone), _end(tx, chosen, end, zone), "to"),
             window=window,
             zone=zone,

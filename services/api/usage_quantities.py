@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from billing.errors import Rejected
 from billing.metering import Aggregation
 from billing.period import Period, check_zone
-from projections import generation, usage_query
+from projections import generation, usage_meters, usage_query
 from projections.usage_query import Answer, Question
 from services.api.bodies import EdgeRoute
 from services.api.pages import PAGE_MAX, OfCustomer, PageCursor
@@ -88,12 +87,8 @@ def query_usage(
     with reading.transaction() as tx:
         generation.enter_all(tx)
         upto = datetime.fromisoformat(until) if until else end or present(reading, tx)
-        known = usage_query.meters(tx, reading.tenant)
-        if meter not in known:
-            told = ", ".join(sorted(known)) or "none"
-            raise Rejected("unknown_meter", f"there is no meter {meter!r}; known: {told}", field="meter")
         question = Question(
-            meter=known[meter],
+            meter=usage_meters.meter(tx, reading.tenant, meter),
             period=Period.between(start, upto, "to"),
             window=window,
             zone=zone,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -90,3 +92,29 @@ def bench(prepared: Settings) -> Iterator[Bench]:
     yield made
     made.pool.close()
     failpoints.configure("")
+
+
+@dataclass
+class Explained:
+    """A transaction that counts the rows which its statements look at in tables of a name, or whose name begins so."""
+
+    tx: Any
+    table: str
+    rows: int = 0
+    plans: list[str] = field(default_factory=list)
+
+    def execute(self, statement: str, given: Any = None) -> Any:
+        (plan,) = self.tx.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given).fetchone()
+        self.rows += self._looked_at(plan[0]["Plan"])
+        self.plans.append(json.dumps(plan, indent=1))
+        return self.tx.execute(statement, given)
+
+    def _looked_at(self, plan: Mapping[str, Any]) -> int:
+        below = sum(self._looked_at(each) for each in plan.get("Plans", ()))
+        if not plan.get("Relation Name", "").startswith(self.table):
+            return below
+        each_time = sum(plan.get(rows, 0) for rows in _LOOKED_AT)
+        return below + int(each_time * plan["Actual Loops"])
+
+
+_LOOKED_AT = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +15,7 @@ from billing.period import Period
 from infra import postgres
 from projections import generation, usage, usage_query
 from projections.usage_query import Answer, CustomerPage, Question
-from tests.usage.conftest import Bench
+from tests.usage.conftest import Bench, Explained
 from tests.usage.making import (
     BYTES,
     CALLS,
@@ -210,28 +208,6 @@ def test_what_would_be_read_is_checked_for_the_customers_of_a_page(
         assert whole(bench, question) == expected[question.meter.key], "divided until it is allowed"
 
 
-@dataclass
-class Explained:
-    """A transaction that counts the rows of `usage_series` that its statements read."""
-
-    tx: Any
-    read: int = 0
-    plans: list[str] = field(default_factory=list)
-
-    def execute(self, statement: str, given: Any = None) -> Any:
-        (plan,) = self.tx.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given).fetchone()
-        self.read += _of_series(plan[0]["Plan"])
-        self.plans.append(json.dumps(plan, indent=1))
-        return self.tx.execute(statement, given)
-
-
-def _of_series(plan: Mapping[str, Any]) -> int:
-    below = sum(_of_series(each) for each in plan.get("Plans", ()))
-    if plan.get("Relation Name") != "usage_series":
-        return below
-    return below + int((plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"])
-
-
 @pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("meter", [CALLS, LAST, MEAN], ids=lambda meter: meter.key)
 def test_a_page_reads_only_the_series_of_its_customers(bench: Bench, meter: Meter, analyzed: bool) -> None:
@@ -248,10 +224,10 @@ def test_a_page_reads_only_the_series_of_its_customers(bench: Bench, meter: Mete
     question = Question(meter=meter, period=SPAN, window="day", by_customer=True)
     with postgres.transaction(bench.pool) as tx:
         generation.enter_all(tx)
-        explained = Explained(tx)
+        explained = Explained(tx, "usage_series")
         page = usage_query.page(explained, TENANT, question, after="c01500", limit=25)  # type: ignore[arg-type]
         assert (len(page.rows), {row.events for row in page.rows}, page.following) == (25, {20}, "c01525")
-        assert 25 + 25 * 20 <= explained.read <= 26 + 3 * 25 * 20, explained.plans
+        assert 25 + 25 * 20 <= explained.rows <= 26 + 3 * 25 * 20, explained.plans
 
 
 _SERIES = """

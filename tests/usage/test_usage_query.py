@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -19,11 +18,11 @@ from billing.invoicing import Need, PartitionPosition
 from billing.metering import Aggregation, Meter
 from billing.period import Period
 from infra import postgres
-from projections import generation, usage, usage_query
+from projections import generation, usage, usage_meters, usage_query
 from projections.usage import Tx
 from projections.usage_query import Answer, Question, answers
 from services.usage_rolling import roll
-from tests.usage.conftest import C1, Bench
+from tests.usage.conftest import C1, Bench, Explained
 from tests.usage.making import BYTES, CALLS, METERS, NOON, USERS, batch, event, hours, opened
 
 ZONES = ("UTC", "Europe/Zurich", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe")
@@ -164,33 +163,12 @@ def test_what_is_too_large_or_unknown_is_refused(bench: Bench) -> None:
 def test_the_meters_are_those_of_the_newest_control(bench: Bench) -> None:
     with postgres.transaction(bench.pool) as tx:
         generation.enter_all(tx)
-        assert usage_query.meters(tx, "acme") == {}
+        assert usage_meters.meters(tx, "acme") == {}
     bench.apply(opened().records)
     with postgres.transaction(bench.pool) as tx:
         generation.enter_all(tx)
-        assert list(usage_query.meters(tx, "acme").values()) == list(METERS)
+        assert list(usage_meters.meters(tx, "acme").values()) == list(METERS)
     assert billed(bench, CALLS, Period(NOON, NOON + hours(1)), C1).total == 0
-
-
-@dataclass
-class Reading:
-    """A transaction that counts the rows of values that its statements look at."""
-
-    tx: Any
-    values: int = 0
-
-    def execute(self, statement: str, given: Any = None) -> Any:
-        (plan,) = self.tx.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given).fetchone()
-        self.values += _values(plan[0]["Plan"])
-        return self.tx.execute(statement, given)
-
-
-def _values(plan: Mapping[str, Any]) -> int:
-    looked_at = (
-        plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
-    )
-    own = int(looked_at * plan["Actual Loops"]) if plan.get("Relation Name", "").startswith("usage_value_") else 0
-    return own + sum(_values(each) for each in plan.get("Plans", ()))
 
 
 def test_odd_minutes_of_all_customers_are_read_by_their_time(bench: Bench) -> None:
@@ -207,9 +185,9 @@ def test_odd_minutes_of_all_customers_are_read_by_their_time(bench: Bench) -> No
     for _ in range(2):
         with postgres.transaction(bench.pool) as tx:
             generation.enter_all(tx)
-            reading = Reading(tx)
-            (answer,) = answers(cast(Tx, reading), "acme", Question(meter=CALLS, period=period))
-            found.append((answer.events, reading.values))
+            explained = Explained(tx, "usage_value_")
+            (answer,) = answers(cast(Tx, explained), "acme", Question(meter=CALLS, period=period))
+            found.append((answer.events, explained.rows))
         roll(bench.pool, threading.Event(), NOON - timedelta(days=1))  # no sums yet
     (events, before), (same, values) = found
     assert events == same == 1167  # of fourteen minutes
