@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -151,14 +151,19 @@ class _Consumer(Consumer):
         self.starts: dict[Position, int] = {}
         """Where the reading of each assigned partition began."""
         self._after: dict[Any, int] = {}
+        self._seeking = asyncio.Lock()
 
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return _CommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
+        # Faust abandons a seek that a rebalance overtook, and it runs on: it must not have the last word.
+        async with self._seeking:
+            return await self._seek_to_stored()
+
+    async def _seek_to_stored(self) -> Mapping[Any, int]:
         offsets = dict(await super().seek_to_committed())
-        sources = {self.app.settings.topic(each) for each in self.app.sources}
-        ours = {(plain(self.app, tp.topic), tp.partition): tp for tp in self.assignment() if tp.topic in sources}
+        ours = self._ours(self.assignment())
         stored = await self._stored(set(ours))
         self.starts = {position: stored.get(position, 0) for position in ours}
         seeks = {tp: self.starts[position] for position, tp in ours.items()}
@@ -169,6 +174,16 @@ class _Consumer(Consumer):
             self.app.watchdog.holds(self.starts, only=True)
         log.info("reading begins", starts={f"{topic}/{number}": at for (topic, number), at in self.starts.items()})
         return {**offsets, **seeks}
+
+    def _ours(self, assigned: Iterable[Any]) -> dict[Position, Any]:
+        """Those of our sources."""
+        sources = {self.app.settings.topic(each) for each in self.app.sources}
+        return {(plain(self.app, tp.topic), tp.partition): tp for tp in assigned if tp.topic in sources}
+
+    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        if self.app.watchdog is not None:
+            self.app.watchdog.awaits(self._ours(assigned))
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         if self.app.watchdog is not None:

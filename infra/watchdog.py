@@ -2,8 +2,9 @@
 
 Consumers die in silence: the group still counts them, and nothing is read any more. So each position that a process
 holds is held against the log itself, with a client of the watchdog's own; a process that could apply a record and has
-not moved for `stall_timeout` ends with code 70, and whoever supervises it starts it again at its stored place. While
-the cluster does not answer nothing can move, and nobody is ended for it.
+not moved for `stall_timeout`, or was given a position and has not begun to read it for as long, ends with code 70, and
+whoever supervises it starts it again at its stored place. While the cluster does not answer nothing can move, and
+nobody is ended for it.
 """
 
 from __future__ import annotations
@@ -71,11 +72,19 @@ class Watchdog:
         self._limit_s = limit_s
         self._end = end
         self._held: dict[Position, _Held] = {}
+        self._awaited: dict[Position, float | None] = {}
+        """Given to us and not read yet: since when that was seen (monotonic)."""
         self._lock = threading.Lock()
+
+    def awaits(self, positions: Iterable[Position]) -> None:
+        """They are ours; `holds` tells that they are read."""
+        with self._lock:
+            self._awaited = dict.fromkeys(positions)
 
     def holds(self, starts: Mapping[Position, int], *, only: bool = False) -> None:
         """These positions are ours from now on, applied up to `starts`; `only`: and no others."""
         with self._lock:
+            self._forget(starts)
             if only:
                 self._drop([each for each in self._held if each not in starts])
             self._held |= {position: _Held(offset) for position, offset in starts.items()}
@@ -83,7 +92,9 @@ class Watchdog:
     def lets_go(self, positions: Iterable[Position]) -> None:
         """They are another's now."""
         with self._lock:
-            self._drop(positions)
+            given = list(positions)
+            self._forget(given)
+            self._drop(given)
 
     def applied(self, position: Position, next_offset: int) -> None:
         """Everything below `next_offset` is done."""
@@ -96,6 +107,9 @@ class Watchdog:
         """Show lag and age of every position; end the process if one has been still for too long."""
         with self._lock:
             seen = {position: held.next_offset for position, held in self._held.items()}
+            awaited = list(self._awaited)
+        for position in awaited:
+            self._judge_awaited(position, now_s)
         for position, next_offset in seen.items():
             try:
                 lag = max(0, self._probe.end(position) - next_offset)
@@ -104,6 +118,22 @@ class Watchdog:
                 log.warning("the log cannot be asked how far it is", topic=position[0], reason=str(error))
                 oldest, lag = None, None
             self._judge(position, next_offset, lag, oldest, now_s, wall)
+
+    def _judge_awaited(self, position: Position, now_s: float) -> None:
+        answers = True
+        try:
+            self._probe.end(position)
+        except (Transient, Misconfigured):
+            answers = False
+        with self._lock:
+            if position not in self._awaited:
+                return  # it is read meanwhile, or another's
+            since = self._awaited[position]
+            if since is None or not answers:
+                since = self._awaited[position] = now_s
+        if now_s - since >= self._limit_s:
+            log.error("reading does not begin", topic=position[0], partition=position[1], still_s=round(now_s - since))
+            self._end(STALLED)
 
     def _judge(
         self,
@@ -136,8 +166,12 @@ class Watchdog:
             )  # fmt: skip
             self._end(STALLED)
 
+    def _forget(self, positions: Iterable[Position]) -> None:
+        for each in positions:
+            self._awaited.pop(each, None)
+
     def _drop(self, positions: Iterable[Position]) -> None:
-        for topic, partition in list(positions):
+        for topic, partition in positions:
             if self._held.pop((topic, partition), None) is not None:
                 for gauge in (telemetry.LAG, AGE):
                     with contextlib.suppress(KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 
 import confluent_kafka
 import pytest
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 
 from infra import faust_app
-from infra.faust_app import Batch
-from infra.kafka import KafkaConfig, Producer, Record, TransactionalProducer, end_offsets
+from infra.faust_app import Batch, _Consumer
+from infra.kafka import KafkaConfig, Position, Producer, Record, TransactionalProducer, end_offsets
 from infra.micro_batches import _Buffer, _records
 from infra.settings import Settings
 from tests.stack import Stack
@@ -271,3 +274,41 @@ def test_a_partition_that_is_taken_away_while_its_batch_is_applied_is_no_error()
     consumer = SimpleNamespace(highwater=highwater)
     app: Any = SimpleNamespace(watchdog=None, consumer=consumer, settings=SimpleNamespace(topic=str))
     faust_app.report_lag(app, Batch([], 0, position=("usage.events", 0), next_offset=7))
+
+
+def test_a_seek_that_was_overtaken_has_not_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust lets it run on beside the next one: of the assignment before, with offsets that were asked for earlier."""
+    first_asks = asyncio.Event()
+    asked = 0
+
+    async def stored(self: Any, positions: set[Position]) -> dict[Position, int]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await first_asks.wait()
+        return dict.fromkeys(positions, asked)
+
+    async def nothing(*_: Any) -> dict[Any, int]:
+        return {}
+
+    monkeypatch.setattr(_Consumer, "_stored", stored)
+    monkeypatch.setattr(_Consumer, "seek_wait", nothing)
+    monkeypatch.setattr(Consumer, "seek_to_committed", nothing)
+    assigned = [TP(TOPIC, 0)]
+    monkeypatch.setattr(_Consumer, "assignment", lambda _: set(assigned))
+
+    async def overtaken() -> dict[Position, int]:
+        settings = SimpleNamespace(topic=str, topic_prefix="")
+        consumer = object.__new__(_Consumer)
+        consumer.app = SimpleNamespace(settings=settings, sources=(TOPIC,), watchdog=None)  # type: ignore[assignment]
+        consumer._seeking, consumer._after = asyncio.Lock(), {}
+        before = asyncio.ensure_future(consumer.seek_to_committed())
+        await asyncio.sleep(0)
+        assigned.append(TP(TOPIC, 1))
+        after = asyncio.ensure_future(consumer.seek_to_committed())
+        await asyncio.sleep(0)
+        first_asks.set()
+        await asyncio.gather(before, after)
+        return consumer.starts
+
+    assert asyncio.run(overtaken()) == {(TOPIC, 0): 2, (TOPIC, 1): 2}

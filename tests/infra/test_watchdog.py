@@ -112,6 +112,30 @@ def test_what_another_holds_is_not_watched(ended: list[int]) -> None:
     assert ended == []
 
 
+def test_a_worker_that_does_not_begin_to_read_is_ended(ended: list[int]) -> None:
+    log = Log(9)  # though there is nothing to apply: what comes would not be
+    watchdog = Watchdog(log, 10, ended.append)
+    watchdog.awaits([HERE])
+    watchdog.look(0, NOW)
+    log.away = True
+    watchdog.look(8, NOW)
+    log.away = False
+    watchdog.look(17, NOW)
+    assert ended == []
+    watchdog.look(18, NOW)
+    assert ended == [STALLED]
+
+
+def test_a_worker_that_reads_or_was_relieved_is_not_awaited(ended: list[int]) -> None:
+    for relieve in (lambda it: it.holds({HERE: 9}), lambda it: it.lets_go([HERE]), lambda it: it.awaits([])):
+        watchdog = Watchdog(Log(9), 10, ended.append)
+        watchdog.awaits([HERE])
+        watchdog.look(0, NOW)
+        relieve(watchdog)
+        watchdog.look(60, NOW)
+    assert ended == []
+
+
 def test_a_loop_that_stands_still_is_ended(ended: list[int]) -> None:
     pulse = Pulse(10, ended.append)
     began = time.monotonic()

@@ -8,7 +8,9 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import confluent_kafka
 import pytest
@@ -34,6 +36,24 @@ MOVED_WITHIN_S = 15
 """The promise: a killed worker's session of 8 s, the rebalance, and reading on (decision 50)."""
 
 
+@dataclass
+class Worker:
+    """An aggregator whose log is its own."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def assigned(self) -> list[str]:
+        """What it said last that it reads."""
+        lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{")]
+        begun = [list(line["starts"]) for line in lines if line["event"] == "reading begins"]
+        return begun[-1] if begun else []
+
+
 class Aggregators:
     """Aggregators on topics of their own."""
 
@@ -48,6 +68,13 @@ class Aggregators:
         process = self.stack.start("usage-aggregator", self.settings, **env)
         self.processes.append(process)
         return process
+
+    def worker(self, name: str) -> Worker:
+        """One of many, by the name of its instance; empty: without one."""
+        own = self.settings.model_copy(update={"data": self.settings.data / f"worker{len(self.processes)}"})
+        process = self.stack.start("usage-aggregator", own, TALLYBOOK_INSTANCE=name)
+        self.processes.append(process)
+        return Worker(name, process, own.data / "logs" / "usage-aggregator.log")
 
     def tenants(self) -> list[str]:
         """One tenant for each partition."""
@@ -279,8 +306,7 @@ def test_logs_are_json_lines(aggregators: Aggregators) -> None:
 def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggregators, names: tuple[str, str]) -> None:
     tenants = aggregators.tenants()
     aggregators.register(*tenants)
-    workers = [(name, aggregators.start(TALLYBOOK_INSTANCE=name)) for name in names]
-    log = aggregators.settings.data / "logs" / "usage-aggregator.log"
+    workers = [aggregators.worker(name) for name in names]
 
     def send(number: int) -> None:
         producer = confluent_kafka.Producer(aggregators.config.client())
@@ -288,27 +314,26 @@ def test_a_killed_workers_partitions_move_within_15_seconds(aggregators: Aggrega
             aggregators.produce(producer, tenant, encode_usage(batch(event(str(number)), tenant=tenant)))
         assert producer.flush(120) == 0
 
-    def shares() -> list[int]:
-        """Partitions of each worker, by what they said last."""
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        starts = [len(line["starts"]) for line in lines if line["event"] == "reading begins"]
-        return sorted(starts[-2:])
+    def is_shared() -> bool:
+        shares = sorted(len(each.assigned()) for each in workers)
+        assert shares == [1, 2], "\n".join(f"{each.process.poll()} {each.said()}" for each in workers)
+        return True
 
     sent = 0
 
     def moved_in_time() -> bool:
         nonlocal sent
-        eventually(lambda: shares() == [1, 2])
+        eventually(is_shared)
         send(sent)
         eventually(aggregators.is_caught_up)
-        name, worker = workers.pop(0)
-        worker.kill()
-        killed = time.monotonic()
+        killed = workers.pop(0)
+        killed.process.kill()
+        began = time.monotonic()
         send(sent + 1)
         eventually(aggregators.is_caught_up)
-        took = time.monotonic() - killed
+        took = time.monotonic() - began
         sent += 2
-        workers.append((name, aggregators.start(TALLYBOOK_INSTANCE=name)))
+        workers.append(aggregators.worker(killed.name))
         return took < MOVED_WITHIN_S
 
     assert any(moved_in_time() for _ in range(3))  # others share the machine: one quiet round will do
