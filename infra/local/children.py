@@ -27,6 +27,7 @@ _STUCK_TIMES = 3
 _READ_BACK_BYTES = 64_000
 
 _LOG_BYTES_MAX = 50_000_000
+_ASK_S = 0.05  # between two questions whether a program answers
 _STEPS_BACK = 10  # of niceness: a tenth of the share of a processor that they would take
 MISCONFIGURED = 78
 """Exit code of a program that an operator has to help; it is not restarted."""
@@ -93,6 +94,7 @@ class Child:
     _process: subprocess.Popen[bytes] | None = None
     _backoff_s: float = FIRST_RESTART_S
     _due: float = 0.0
+    _asked_at: float = 0.0
     _said_from: int = 0
     _ran_s: float = 0.0
 
@@ -133,6 +135,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _STEPS_BACK)
         self.state, self.started_at, self.exit_code = State.STARTING, time.time(), None
+        self._asked_at = 0.0
 
     def tend(self, now: float) -> bool:
         """Take one look: reap it, restart it when due, see whether it answers. True if anything changed."""
@@ -146,11 +149,18 @@ class Child:
             self.start()
         elif self._process is not None and (code := self._process.poll()) is not None:
             self._ended(code, now)
-        elif self.state is State.STARTING and not self.program.once and self.program.ready():
+        elif self.state is State.STARTING and not self.program.once and self._answers(now):
             self.state, self.note, self.has_worked = State.HEALTHY, "", True
         elif self.stuck_at and self.state is State.HEALTHY and self._age_s() > self._ran_s * 2 + STEADY_S:
             self.stuck_at, self.stuck_times = "", 0  # it has outlived the place
         return before != (self.state, self.restarts, self.stuck_at)
+
+    def _answers(self, now: float) -> bool:
+        """Whether it is ready. Not asked at each look: the question can be a process whose end is the next look."""
+        if now < self._asked_at + _ASK_S:
+            return False
+        self._asked_at = now
+        return self.program.ready()
 
     def _age_s(self) -> float:
         return time.time() - self.started_at

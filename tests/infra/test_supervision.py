@@ -42,6 +42,22 @@ def test_a_killed_program_runs_again_soon_and_is_counted(tmp_path: Path) -> None
     assert one.exit_code == -signal.SIGTERM
 
 
+def test_whether_a_program_answers_is_not_asked_at_each_look(tmp_path: Path) -> None:
+    """Or the end of one question would be the look that asks the next, and nothing else would get the processor."""
+    asked: list[bool] = []
+    command = (sys.executable, "-c", "import signal; signal.pause()")
+    one = Child(
+        Program(name="it", command=command, stage=0, ready=lambda: asked.append(False) or False), tmp_path / "l"
+    )
+    one.start()
+    now = time.monotonic()
+    for millisecond in range(100):
+        one.tend(now + millisecond / 1000)
+    assert asked == [False, False]
+    one.ask_to_stop()
+    one.wait_stopped(time.monotonic() + 5)
+
+
 @pytest.mark.parametrize("awaited", [True, False])
 def test_a_program_whose_answers_are_awaited_goes_first(tmp_path: Path, awaited: bool) -> None:
     command = (sys.executable, "-c", "import signal; signal.pause()")
