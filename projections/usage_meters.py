@@ -24,7 +24,7 @@ def meter(tx: Tx, tenant: str, key: str) -> Meter:
     """The one of `meters` with that key.
 
     Raises:
-        Rejected: there is none.
+        Rejected: `unknown_meter`, with those that there are.
     """
     known = meters(tx, tenant)
     if key not in known:

@@ -22,6 +22,7 @@ from infra.faust_app import Batch, _Consumer
 from infra.kafka import KafkaConfig, Position, Producer, Record, TransactionalProducer, end_offsets
 from infra.micro_batches import _Buffer, _records
 from infra.settings import Settings
+from infra.watchdog import STALLED
 from tests.stack import Stack
 from tests.usage.making import NOON
 from tests.waiting import eventually
@@ -29,9 +30,9 @@ from tests.waiting import eventually
 TOPIC = "billing.events"
 
 # Reads from the offset given until it is told to stop, and writes what it got as JSON lines. `failing` names a way to
-# fail, or `ends`: where a partition ends with what nobody reads, it writes where that ends.
+# fail (`start`: never to begin), or `ends`: where a partition ends with what nobody reads, it writes where that ends.
 _READER = """
-import asyncio, json, os, sys
+import asyncio, json, os, sys, threading
 from infra import faust_app, telemetry
 from infra.errors import Transient
 from infra.settings import Settings
@@ -40,7 +41,9 @@ start, out, failing = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 telemetry.configure("warning", "reader")
 app = faust_app.create_app(
     "reader", Settings.from_env(os.environ), topics=["billing.events"],
-    stored_offsets=lambda positions: {position: start for position in positions if position[1] == 0},
+    stored_offsets=lambda positions: threading.Event().wait() if failing == "start" else {
+        position: start for position in positions if position[1] == 0
+    },
 )
 passes = []
 
@@ -276,16 +279,25 @@ def test_a_partition_that_is_taken_away_while_its_batch_is_applied_is_no_error()
     faust_app.report_lag(app, Batch([], 0, position=("usage.events", 0), next_offset=7))
 
 
+def test_a_reader_that_never_begins_is_ended(stack: Stack, written: Settings, tmp_path: Path) -> None:
+    """Though it holds nothing: the group says that the partition is read, and it is not."""
+    hasty = written.model_copy(update={"stall_timeout": timedelta(seconds=3)})
+    reader = Reader(stack, hasty, tmp_path, start=0, failing="start")
+    assert reader.process.wait(120) == STALLED
+    assert reader.values() == []
+
+
 def test_a_seek_that_was_overtaken_has_not_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faust lets it run on beside the next one: of the assignment before, with offsets that were asked for earlier."""
-    first_asks = asyncio.Event()
+    first_asked, first_goes_on = asyncio.Event(), asyncio.Event()
     asked = 0
 
     async def stored(self: Any, positions: set[Position]) -> dict[Position, int]:
         nonlocal asked
         asked += 1
         if asked == 1:
-            await first_asks.wait()
+            first_asked.set()
+            await first_goes_on.wait()
         return dict.fromkeys(positions, asked)
 
     async def nothing(*_: Any) -> dict[Any, int]:
@@ -303,11 +315,10 @@ def test_a_seek_that_was_overtaken_has_not_the_last_word(monkeypatch: pytest.Mon
         consumer.app = SimpleNamespace(settings=settings, sources=(TOPIC,), watchdog=None)  # type: ignore[assignment]
         consumer._seeking, consumer._after = asyncio.Lock(), {}
         before = asyncio.ensure_future(consumer.seek_to_committed())
-        await asyncio.sleep(0)
+        await first_asked.wait()
         assigned.append(TP(TOPIC, 1))
         after = asyncio.ensure_future(consumer.seek_to_committed())
-        await asyncio.sleep(0)
-        first_asks.set()
+        asyncio.get_running_loop().call_soon(first_goes_on.set)  # once `after` went as far as it can by itself
         await asyncio.gather(before, after)
         return consumer.starts
 

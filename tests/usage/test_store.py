@@ -277,3 +277,17 @@ def test_tables_that_only_grow_are_spared_vacuums_and_wide_surveys(bench: Bench)
     for _, options, *surveyed in spared:
         assert {"autovacuum_vacuum_insert_threshold=-1", "autovacuum_analyze_scale_factor=1"} <= set(options)
         assert surveyed == [10, 10]
+
+
+def test_a_month_that_is_there_is_left_alone_while_it_is_vacuumed(bench: Bench) -> None:
+    log = opened()
+    log.append(batch(event("1", NOON, bytes="1")))
+    bench.apply(log.records)
+    month = NOON.date().replace(day=1)
+    with postgres.connect(bench.owner) as vacuum, postgres.connect(bench.owner) as caller:
+        for each in (vacuum, caller):
+            generation.enter(each.cursor(), usage.SET)
+        for table in ("usage_value", "usage_window"):
+            vacuum.execute(f"LOCK TABLE {table}_{month:%Y_%m} IN SHARE UPDATE EXCLUSIVE MODE")
+        caller.execute("SET LOCAL lock_timeout = '1s'")
+        caller.execute("SELECT usage_month(%s)", (month,))  # would raise if it waited

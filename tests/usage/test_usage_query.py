@@ -168,6 +168,10 @@ def test_the_meters_are_those_of_the_newest_control(bench: Bench) -> None:
     with postgres.transaction(bench.pool) as tx:
         generation.enter_all(tx)
         assert list(usage_meters.meters(tx, "acme").values()) == list(METERS)
+        assert usage_meters.meter(tx, "acme", CALLS.key) == CALLS
+        with pytest.raises(Rejected, match=f"no meter 'nope'; known: .*{CALLS.key}") as raised:
+            usage_meters.meter(tx, "acme", "nope")
+    assert (raised.value.code, raised.value.field) == ("unknown_meter", "meter")
     assert billed(bench, CALLS, Period(NOON, NOON + hours(1)), C1).total == 0
 
 
